@@ -31,6 +31,7 @@ from symjax.alignment.task import LEARNED
 from symjax.checks import integer, one_of
 from symjax.data import Dataset, normalize
 from symjax.errors import InputError
+from symjax.groups import Symmetry
 from symjax.network import Member
 from symjax.ops import files, parallel
 from symjax.ops.result_table import ResultTable, Schema
@@ -119,7 +120,7 @@ def main(settings: Settings) -> Summary:
         compute(folder, trained, dataset, alignments, pairs, settings)
         requested = requested_alignments(alignments, pairs)
         rows, gains = ResultTable(folder, ROWS).select(requested), ResultTable(folder, GAINS).rows()
-        merged = merge_all(folder, trained, dataset, settings)
+        merged = merge_all(folder, trained, dataset, settings, list(dict.fromkeys(group for _, group in alignments)))
         means = table_of(rows)
         files.write_csv(folder / "means.csv", means.reset_index())
         for score, label in {"test_accuracy": "test accuracy (%)", "test_loss": "test loss"}.items():
@@ -178,7 +179,8 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
         ]
         if method != "none":
             element, info = match_all(trained, dataset, *ends, method, group, settings)
-            ends[1] = act_all(trained, ends[1], element)
+            symmetry = symmetry_of(trained.network, trained.member(trained.seeds[0]), None)
+            ends[1] = act_all(symmetry, ends[1], element)
             for i, line in enumerate(lines.to_dict("records")):
                 objective = info.objective[i]
                 own = pd.DataFrame({"sweep": range(len(objective)), "objective": objective})
@@ -187,8 +189,8 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
                 gains.add(pd.DataFrame(own, columns=["space", "place", "gain"]).assign(**line))
         frames = []
         for statistics in ("interpolated", "repair"):
-            options = {"statistics": statistics, "examples": settings.examples}
-            barrier = alignment.barrier(trained.network, *ends, dataset, settings.ts, **options)
+            options = {"examples": settings.examples, "max_device_memory": settings.memory_limit}
+            barrier = alignment.barrier(trained.network, *ends, dataset, settings.ts, statistics=statistics, **options)
             for i, line in enumerate(lines.to_dict("records")):
                 scores = {name: getattr(barrier, name)[i] for name in SCORES}
                 frames.append(pd.DataFrame({"t": barrier.ts, **scores}).assign(statistics=statistics, **line))
@@ -197,18 +199,21 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
 
 def match_all(trained: zoo.Zoo, dataset: Dataset, a: Member, b: Member, method: str, group: str, settings: Settings):
     """Return the elements and the info of `match` for stacked pairs."""
-    split, data = dataset.train, None
-    if method != "weights":
-        data = np.asarray(normalize(split.images[: settings.examples], dataset.mean, dataset.std))
-    if method in ("straight_through", "sinkhorn"):
-        data = (data, split.labels[: settings.examples])
+    data = None if method == "weights" else features_data(dataset, settings)
+    if method in LEARNED:
+        data = (data, dataset.train.labels[: settings.examples])
     options = {"method": method, "group": group, "data": data, "restarts": settings.restarts}
     return alignment.match(trained.network, a, b, **options)
 
 
-def act_all(trained: zoo.Zoo, members: Member, element: dict) -> Member:
+def features_data(dataset: Dataset, settings: Settings) -> np.ndarray:
+    """Return the training inputs for what compares features."""
+    return np.asarray(normalize(dataset.train.images[: settings.examples], dataset.mean, dataset.std))
+
+
+def act_all(symmetry: Symmetry, members: Member, element: dict) -> Member:
     """Return stacked members after the elements of a stacked element."""
-    symmetry, element = symmetry_of(trained.network, trained.member(trained.seeds[0]), None), parallel.stack([element])
+    element = parallel.stack([element])
     moved = [
         symmetry.act(parallel.take(members, i), {name: matrices[0, i] for name, matrices in element.items()})
         for i in range(parallel.count_members(members))
@@ -216,11 +221,11 @@ def act_all(trained: zoo.Zoo, members: Member, element: dict) -> Member:
     return parallel.stack(moved)
 
 
-def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settings) -> pd.DataFrame:
+def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settings, groups: list[str]) -> pd.DataFrame:
     """Return scores of all members merged into one, by method and group; compute those that the table lacks."""
     table, seeds = ResultTable(folder, MERGED), ",".join(map(str, trained.seeds))
-    groups = [group for group in SEARCHED_GROUPS[:2] if group in settings.groups.split(",")]
-    lines = [NAIVE, *((method, group) for method in MERGES for group in groups)]
+    groups = [group for group in groups if group in SEARCHED_GROUPS[:2]]
+    lines = [NAIVE, *((method, group) for method in MERGES[:2] for group in groups), ("cca", "permutation")]
     requested = pd.DataFrame([(*line, seeds) for line in lines], columns=list(MERGED.key))
     network, members, cycles = trained.network, trained.members, {}
     for line in table.missing(requested).to_dict("records"):
@@ -230,13 +235,15 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
             {"objective": np.nan, "cycle_error": np.nan, "pairwise_cycle_error": np.nan},
         )
         if line["method"] != "none":
-            merged, info = alignment.merge(network, members, method=line["method"], group=line["group"])
-            ends = act_all(trained, members, info.elements)
+            data = features_data(dataset, settings) if line["method"] == "cca" else None
+            merged, info = alignment.merge(network, members, method=line["method"], group=line["group"], data=data)
+            ends = act_all(info.action, members, info.elements)
             row = {"objective": info.objective[-1], "cycle_error": info.cycle_error}
             if line["group"] not in cycles:
                 cycles[line["group"]] = pairwise_cycle_error(trained, line["group"])
             row["pairwise_cycle_error"] = cycles[line["group"]]
-        repaired = alignment.repair(network, merged, ends, dataset, examples=settings.examples)
+        options = {"examples": settings.examples, "max_device_memory": settings.memory_limit}
+        repaired = alignment.repair(network, merged, ends, dataset, **options)
         for name, member in {"test_accuracy": merged, "repaired_accuracy": repaired}.items():
             stacked = parallel.stack([member])
             row[name] = float(zoo.evaluate(network, stacked, dataset.test, dataset.mean, dataset.std)[0])

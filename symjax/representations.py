@@ -14,7 +14,7 @@ from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.ops import parallel
 from symjax.ops.memory import MemberProgram, check_limit, num_bytes
-from symjax.similarity.inputs import as_map_axes, check_samples
+from symjax.similarity.inputs import as_map_axes, check_samples, matrix_of
 
 if TYPE_CHECKING:  # the zoo package imports this module
     from symjax.zoo import Zoo
@@ -131,15 +131,13 @@ def features_of(
     return {network.points[point].name: result for point, result in zip(points, results, strict=True)}
 
 
-def at_positions(x: jax.Array, samples: str) -> jax.Array:
+def at_positions(x: jax.Array, samples: str, mask=None) -> jax.Array:
     """Return features (n, ..., c) unchanged for "positions"; otherwise as `symjax.similarity` converts them, (n, d)."""
-    if samples == "positions":
+    if samples == "positions" or x.ndim == 2:
         return x
-    if samples == "pool":  # in float32, since a mean in bfloat16 would be rounded to 8 bits
-        return x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
-    if samples == "flatten":
-        return x.reshape(len(x), -1)
-    return x.reshape(len(x), -1, x.shape[-1])[:, 0 if samples == "first" else -1]
+    if samples == "pool":  # a mean in bfloat16 would be rounded to 8 bits
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return matrix_of(as_map_axes(x, 1), samples, mask)
 
 
 def as_maps(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -112,6 +112,7 @@ def right_arguments():
         },
         "alignment.interpolate": {"a": member, "b": member, "t": 0.5},
         "alignment.merge": {"group": "permutation"},
+        "alignment.embed": {"narrow": network, "members": member, "wide": network, "like": member},
         "alignment.repair": {"merged": member, "ends": own.members, "data": dataset},
         "birkhoff.permutation_matrix": {"permutation": [1, 0]},
         "birkhoff.softsort": {"scores": np.arange(3.0), "tau": 0.5},

@@ -8,6 +8,7 @@ import pytest
 from symjax import InputError, Network, models
 from symjax.alignment import Barrier, barrier, interpolate, match, repair
 from symjax.ops import parallel
+from symjax.ops.memory import MemoryEstimate
 from symjax.training.task import cross_entropy
 
 
@@ -55,6 +56,16 @@ def test_stacked_pairs_are_their_own_lines():
     assert both.test_loss.shape == (2, 3) and both.height().shape == (2,)
     second = barrier(NET, member(2), other, DATA, ts=[0, 0.25, 1])
     np.testing.assert_allclose(both.train_loss[1], second.train_loss, rtol=1e-5)
+
+
+def test_positions_in_groups_of_limited_memory(monkeypatch):
+    a, b, groups = member(1), member(2), parallel.groups
+    whole, calls = barrier(NET, a, b, DATA, ts=5), []
+    monkeypatch.setattr(MemoryEstimate, "max_members", lambda self, limit: 2)
+    monkeypatch.setattr(parallel, "groups", lambda *sizes: calls.append(sizes) or groups(*sizes))
+    parts = barrier(NET, a, b, DATA, ts=5, max_device_memory=1e6)
+    assert calls == [(5, 2 * jax.local_device_count())] or jax.local_device_count() > 2
+    np.testing.assert_allclose(parts.test_loss, whole.test_loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize("group", ["permutation", "scaled_permutation"])
@@ -161,6 +172,11 @@ def test_wrong_arguments():
         r"ts: got \[0.5, 1.0\]": lambda: barrier(NET, a, a, DATA, ts=[0.5, 1]),
         "ts: got 1": lambda: barrier(NET, a, a, DATA, ts=1),
         "statistics: got 'no'": lambda: barrier(NET, a, a, DATA, statistics="no"),
+        "loss: got 'mse', expected a function": lambda: barrier(NET, a, a, DATA, loss="mse"),
+        "max_device_memory: got 1 KB": lambda: barrier(NET, a, a, DATA, 3, max_device_memory=1e3),
+        "max_device_memory: got -1": lambda: repair(NET, a, parallel.stack([a, a]), DATA, max_device_memory=-1),
+        "ends: got leading axes of": lambda: repair(NET, a, a, DATA),
+        r"weights: got \[2.0, -1.0\]": lambda: repair(NET, a, parallel.stack([a, a]), DATA, weights=[2, -1]),
         "data: got 3": lambda: barrier(NET, a, a, 3),
         "a, b: got 2 and 3": lambda: barrier(NET, parallel.stack([a] * 2), parallel.stack([a] * 3), DATA),
         "b: got a leaf of shape": lambda: interpolate({"w": np.ones(2)}, {"w": np.ones(3)}, 0.5),

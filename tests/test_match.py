@@ -312,6 +312,15 @@ def test_dead_channels_keep_their_scale(symmetries):
     np.testing.assert_allclose(same["w"], np.eye(8), atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_permutations_of_parameters_of_any_size(size, symmetries):
+    """Products of their entries vanish or overflow in float32."""
+    symmetry, a = symmetries("chain"), jax.tree.map(lambda leaf: np.float32(size * leaf), drawn(CHAIN))
+    planted = element_in(symmetry, "permutation")
+    element, _ = match(symmetry, a, symmetry.act(a, planted))
+    assert all((element[name] == matrix.T).all() for name, matrix in planted.items())
+
+
 def test_wrong_input_is_refused(symmetries):
     symmetry, a = symmetries("chain"), drawn(CHAIN)
     network = Network.from_function(mlp, a, example=INPUTS)
@@ -327,6 +336,9 @@ def test_wrong_input_is_refused(symmetries):
         (lambda: match(symmetry, a, a, group="orthogonal"), "group: got 'orthogonal', expected one of permutation"),
         (lambda: match(symmetry, a, a, restarts=0), "restarts: got 0"),
         (lambda: match(symmetry, stack([a, a]), stack([a] * 3)), "a, b: got 2 and 3 stacked networks"),
+        (lambda: match(symmetry, jax.tree.map(lambda leaf: leaf[None][:0], a), a), "a: got 0 stacked networks"),
+        (lambda: match(symmetry, a | {"b": np.ones(8, complex)}, a), "a: got complex128 at b, expected real numbers"),
+        (lambda: match(network, member, member, method="sinkhorn", loss="mse"), "loss: got 'mse', expected a function"),
         (lambda: match(tokens, *2 * [tokens.member({"w": np.ones((3, 2))})]), "data: got None, expected inputs"),
         (
             lambda: match(symmetry, a, a, method="both", data=INPUTS),

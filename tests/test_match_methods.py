@@ -78,6 +78,51 @@ def test_correlations_are_those_of_all_features(network):
     assert info.objective[1] == pytest.approx(1 - np.mean(correlations), abs=1e-5) and info.objective.shape == (2,)
 
 
+def test_channels_without_variance_are_not_correlated(network):
+    """Channels that are constant up to rounding; their exact correlation is 0 by convention."""
+    rng, members = np.random.default_rng(1), []
+    for seed in (0, 1):
+        params = drawn(SHAPES, seed)
+        params["w"][:, :4], params["b"][:4] = 0, rng.uniform(0.1, 0.9, 4)
+        members.append(network.member(params))
+    info = match(network, *members, method="activations", data=X)[1]
+    varying = [np.asarray(network.features(member, X)["relu1"], np.float64)[:, 4:] for member in members]
+    cross = np.corrcoef(*(values.T for values in varying))[:2, 2:]
+    best = max(np.trace(cross), np.trace(cross[::-1]), *cross.ravel())
+    assert info.objective[1] == pytest.approx(1 - best / 6, abs=1e-5)
+
+
+def test_features_that_cannot_be_compared(network):
+    a, huge = network.member(drawn(SHAPES)), jax.tree.map(lambda leaf: leaf * np.float32(1e38), drawn(SHAPES))
+    for b, x, message in (
+        (a, X[:1], "data: got one sample of the features at relu1"),
+        (network.member(huge), X, "a, b: got NaN or infinite features at relu1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            match(network, a, b, method="activations", data=x)
+
+
+def test_restarts_of_activations_improve_spaces_that_no_point_holds():
+    """Their weights have local optima."""
+    shapes = {"in": (4, 3), **{name: (8, 8) for name in "abc"}, "w": (3, 8), "out": (8, 3)}
+
+    def fn(p, x):
+        x = stitch_point(jax.nn.relu(x @ p["in"]), "first") @ p["w"]
+        for name in "abc":
+            x = jax.nn.relu(x) @ p[name]
+        return jax.nn.relu(x) @ p["out"]
+
+    network = Network.from_function(fn, drawn(shapes), example=X[:1])
+    members = [network.member(drawn(shapes, seed)) for seed in range(2)]
+    symmetry, distances = network.symmetry(members[0], X[:2]), []
+    for restarts in (1, 20):
+        element, info = match(network, *members, method="activations", data=X, restarts=restarts)
+        moved = symmetry.act(members[1], element)
+        pairs = zip(jax.tree.leaves(members[0]), jax.tree.leaves(moved), strict=True)
+        distances.append(sum(float(((x - y) ** 2).sum()) for x, y in pairs))
+    assert info.restart > 0 and distances[1] < distances[0] - 1e-3
+
+
 def test_signs_are_matched_by_correlations_of_odd_and_of_even_values():
     """Signs of the weights follow from correlations where the value is odd in its channel."""
     network = Network.from_function(signed, drawn(SIGNED), example=X[:1])

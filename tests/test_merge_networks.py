@@ -1,6 +1,7 @@
 """Merging of many networks: planted elements, the objective, cycle consistency, and wrong input."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_match import CASES, drawn, element_in, stack
@@ -76,6 +77,35 @@ def test_pairwise_matchings_of_unrelated_networks_are_not_consistent():
         assert info.cycle_error == 0
         with pytest.raises(InputError, match="maps: got none of"):
             cycle_error(symmetry, {(0, 1): maps[0, 1]})
+        with pytest.raises(InputError, match="maps: got .* expected a mapping of pairs"):
+            cycle_error(symmetry, {pair: {} for pair in maps})
+
+
+def test_half_precision_networks_have_a_mean():
+    fn, shapes, x = CHAIN
+    symmetry, members = discover(fn, drawn(shapes), x), [drawn(shapes, seed) for seed in range(3)]
+    expected = merge(symmetry, stack(members))[0]
+    for dtype, tolerance in ((jnp.bfloat16, 1e-2), (jnp.float16, 2e-3)):
+        rounded = [jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), member) for member in members]  # noqa: B023
+        merged = merge(symmetry, stack(rounded))[0]
+        for name, leaf in merged.items():
+            assert leaf.dtype == dtype
+            np.testing.assert_allclose(np.float64(leaf), expected[name], atol=tolerance)
+
+
+def test_networks_whose_symmetries_are_heads():
+    """Heads on the inputs, without any stream: Frank-Wolfe has nothing to align."""
+
+    def heads(p, x):
+        q, k, v = (jnp.einsum("tc,chd->htd", x, p[name]) for name in "qkv")
+        return jnp.einsum("hts,hsd,hdo->to", jax.nn.softmax(q @ k.swapaxes(1, 2)), v, p["o"])
+
+    shapes = {"q": (4, 3, 2), "k": (4, 3, 2), "v": (4, 3, 2), "o": (3, 2, 4)}
+    symmetry, base = discover(heads, drawn(shapes), CHAIN[2]), drawn(shapes, 1)
+    images = [symmetry.act(base, element_in(symmetry, "permutation", jax.random.key(i))) for i in range(3)]
+    merged, info = merge(symmetry, stack(images))
+    assert info.converged and info.objective[-1] < 1e-6 * info.objective[0]
+    np.testing.assert_allclose(heads(merged, CHAIN[2]), heads(base, CHAIN[2]), rtol=1e-4, atol=1e-5)
 
 
 def test_wrong_arguments():

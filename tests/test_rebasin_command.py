@@ -43,7 +43,7 @@ def test_the_command(capsys, monkeypatch):
     for name in ("test_accuracy", "test_loss", "objective", "gains"):
         assert Path("run", f"{name}.png").stat().st_size > 5000
     merged = files.read_csv("run/merged.csv")
-    assert len(merged) == 5 and (merged.cycle_error.dropna() == 0).all()
+    assert len(merged) == 6 and (merged.cycle_error.dropna() == 0).all()
     assert "Change of the test loss barrier by scaling: weights" in capsys.readouterr().out
     monkeypatch.setattr(alignment, "barrier", None)  # nothing is computed again
     monkeypatch.setattr(alignment, "merge", None)

@@ -1,6 +1,7 @@
 """Alignment of networks by the elements of their symmetry."""
 
 from symjax.alignment.api import match
+from symjax.alignment.embedding import embed
 from symjax.alignment.interpolation import Barrier, barrier, interpolate
 from symjax.alignment.merging import MergeInfo, cycle_error, merge
 from symjax.alignment.repair import repair
@@ -14,6 +15,7 @@ __all__ = [
     "barrier",
     "cycle_error",
     "element_stitches",
+    "embed",
     "interpolate",
     "match",
     "merge",

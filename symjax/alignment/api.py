@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.alignment.inputs import aligned_paths, checked_data, generator, parameters, symmetry_of
+from symjax.alignment.inputs import aligned_paths, checked_data, count_pairs, generator, parameters, symmetry_of
 from symjax.alignment.spaces import blocks_of
 from symjax.alignment.task import LEARNED, MatchInfo, Task
 from symjax.checks import integer, one_of
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Network
+from symjax.training import Recipe
 
 METHODS = ("weights", "activations", "both", *LEARNED)
 SEARCHED_GROUPS = ("permutation", "scaled_permutation", "largest")
@@ -92,29 +93,31 @@ def match(
         raise InputError(f"group: got 'largest', expected permutation or scaled_permutation for method {method!r}")
     if method not in ("weights", "sinkhorn") and not isinstance(network, Network):
         raise InputError(f"network: got a {type(network).__name__}, expected a Network for method {method!r}")
+    Recipe(loss=loss)  # checks it
     restarts, epochs = integer("restarts", restarts, 1), integer("epochs", epochs, 1)
     rng = generator(key)
     data = checked_data(network, method, data)
     symmetry = symmetry_of(network, a, data[0] if data is not None and method in LEARNED else data)
     paths = aligned_paths(symmetry)
-    leaves_a, stacked_a = parameters("a", a, symmetry, paths)
-    leaves_b, stacked_b = parameters("b", b, symmetry, paths)
+    leaves_a, stacked_a = parameters("a", a, symmetry, paths, None)
+    leaves_b, stacked_b = parameters("b", b, symmetry, paths, None)
     precision = np.result_type(np.float32, *(leaf.dtype for leaf in jax.tree.leaves((a, b)) if _is_double(leaf)))
-    counts = [len(next(iter(leaves.values()))) for leaves in (leaves_a, leaves_b)]
-    if 1 not in counts and counts[0] != counts[1]:
-        raise InputError(f"a, b: got {counts[0]} and {counts[1]} stacked networks, expected equally many, or one")
-    task = Task(
-        network, symmetry, blocks_of(symmetry, group, paths), method, restarts, epochs, loss, data, precision, rng
-    )
+    pairs = count_pairs(*(len(next(iter(leaves.values()))) for leaves in (leaves_a, leaves_b)))
+    blocks = blocks_of(symmetry, group, paths)
+    task = Task(network, symmetry, blocks, method, restarts, epochs, loss, data, precision, rng)
+    working = np.float64 if any(space.balanced for block in blocks for space in block.spaces) else precision
     step = max(1, CHUNK // (restarts * sum(leaf[0].size for leaf in leaves_a.values())))
     results = []
-    for start in range(0, max(counts), step):
-        rows = np.arange(start, min(start + step, max(counts)))
+    for start in range(0, pairs, step):
+        rows = np.arange(start, min(start + step, pairs))
         members = [
             [_member(tree, row if stacked else None) for row in rows]
             for tree, stacked in ((a, stacked_a), (b, stacked_b))
         ]
-        parts = ({path: leaf[rows % len(leaf)] for path, leaf in leaves.items()} for leaves in (leaves_a, leaves_b))
+        parts = (
+            {path: leaf[rows % len(leaf)].astype(working, copy=False) for path, leaf in leaves.items()}
+            for leaves in (leaves_a, leaves_b)
+        )
         results.append(task.run(*parts, *members))
     element, info = _concatenated(results)
     if not (stacked_a or stacked_b):

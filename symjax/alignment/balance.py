@@ -15,7 +15,9 @@ and rotations.
 For powers other than 1 and -1 of a scale exp(t), f(t) = sum_e w_e exp(2 e t). With P and N the sums of
 |e| w_e exp(2 e t) over positive and negative e, f' = 0 where log P - log N = 0, which increases in t at a rate of at
 most 2 (max e - min e). A step of -(log P - log N) divided by this rate never passes the minimum, so f decreases. For
-two powers the step is exact.
+two powers the step is exact. Where a parameter holds the space on r dimensions, its terms are exp(2 sum_i e_i t_i)
+with r channels each, at most the mean of exp(2 r e_i t_i) over i. So f has a separable bound with powers r e that is
+equal at t = 0, and both decrease with the step divided by r.
 """
 
 import numpy as np
@@ -82,11 +84,12 @@ def _matrices(leaves, space, rows):
     values = np.linalg.eigvalsh(sums)
     regular = (values[..., 0] > SINGULAR * values[..., -1]).all(0) & (values[..., -1] > 0).all(0)
     first, second = np.where(regular[:, None, None], sums, np.eye(space.size))
-    root = _power(first, 0.5)
-    inverse = _power(first, -0.5)
-    return _power(inverse @ _power(root @ second @ root, 0.5) @ inverse, 0.5)
+    root = power_of(first, 0.5)
+    inverse = power_of(first, -0.5)
+    return power_of(inverse @ power_of(root @ second @ root, 0.5) @ inverse, 0.5)
 
 
-def _power(matrices, exponent):
+def power_of(matrices, exponent):
+    """Return powers of symmetric positive definite matrices (count, n, n)."""
     values, vectors = np.linalg.eigh((matrices + matrices.swapaxes(1, 2)) / 2)
     return (vectors * np.maximum(values, np.finfo(float).tiny)[:, None, :] ** exponent) @ vectors.swapaxes(1, 2)

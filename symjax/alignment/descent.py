@@ -62,13 +62,14 @@ class Descent:
         Products of parameters that hold channels of blocks still to come are noise, and are left out.
         """
         waiting = dict(enumerate(self.blocks))
+        sizes = {path: leaf[0].size if leaf.min() < leaf.max() else 0 for path, leaf in self.b.items()}
         while waiting:
             shares = {}
             for place, block in waiting.items():
                 others = [waiting[i].paths for i in waiting if i != place]
                 known = block.paths.difference(self.tied[place], *others)
-                size = {path: self.b[path][0].size for path in block.paths if np.ptp(self.b[path])}
-                shares[place] = sum(size.get(path, 0) for path in known) / max(sum(size.values()), 1), known
+                total = sum(sizes[path] for path in block.paths)
+                shares[place] = sum(sizes[path] for path in known) / max(total, 1), known
             place = max(shares, key=lambda i: (shares[i][0], -i))
             block = waiting.pop(place)
             self._step(place, rows, shares[place][1] or block.paths, forced=True)

@@ -1,19 +1,17 @@
 """Examples and programs with which networks on a line are evaluated."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from symjax.checks import integer, short
 from symjax.data import Dataset, Split, load, statistics
 from symjax.errors import InputError, renamed
-from symjax.network import Member, Network
-from symjax.network.member import leaves_by_path
-from symjax.ops import parallel
+from symjax.network import Network
+from symjax.ops import memory, parallel
 from symjax.spelling import one_line
 from symjax.training.evaluation import Batches, pad_batches
 
@@ -58,28 +56,15 @@ def examples_of(data: Any, batch_size: int, examples: int | None) -> Parts:
     return Parts(*(Examples(pad_batches(part, batch_size), mean, std) for part in parts))
 
 
-def stacked(name: str, network: Network, members: Any) -> tuple[Member, bool]:
-    """Return members with a leading axis, and whether they had it; raise an InputError for other or NaN variables."""
-    expected: Any = jax.tree.structure(network.shapes)
-    if jax.tree.structure(members) != expected:
-        raise InputError(f"{name}: got another structure, expected a member of {network.name}")
-    given, shapes = leaves_by_path(members), leaves_by_path(network.shapes)
-    lengths = set()
-    for path, leaf in given.items():
-        shape, expected = jnp.shape(leaf), shapes[path].shape
-        lengths.add(shape[:1] if len(shape) > len(expected) else ())
-        if shape[len(shape) - len(expected) :] != expected or len(shape) > len(expected) + 1 or len(lengths) > 1:
-            like = f"{expected}, or one more leading axis for stacked members"
-            raise InputError(f"{name}: got shape {shape} at {path}, expected {like}")
-        is_real = jnp.issubdtype(leaf.dtype, jnp.floating)
-        if is_real and not isinstance(leaf, jax.core.Tracer) and not np.isfinite(np.asarray(leaf, np.float64)).all():
-            raise InputError(f"{name}: got NaN or infinite entries at {path}, expected finite ones")
-    is_stacked = lengths != {()}
-    return members if is_stacked else jax.tree.map(lambda leaf: leaf[None], members), is_stacked
+def over_items(network: Network, fn: Callable, items: Any, shared: Any, options: tuple = (), limit=None) -> Any:
+    """Return `fn(network, item, shared, *options)` over the leading axis of items, in groups within `limit` bytes."""
+    item, shapes = jax.eval_shape(lambda *trees: trees, parallel.take(items, 0), shared)
+    program = dataclasses.replace(_item_program(network, fn, options), member=item, shared=shapes)
+    return program.within(limit, tuple(jax.local_devices()))(items, shared)
 
 
-@lru_cache
-def item_program(network: Network, fn: Callable, options: tuple = ()) -> Callable:
-    """Return `fn(network, item, shared, *options)` lifted over the leading axis of items, compiled once."""
-    run = parallel.over_members(lambda item, shared: fn(network, item, shared, *options), parallel.default_execution())
-    return lambda items, shared: jax.device_get(run(items, shared))
+@lru_cache(maxsize=8)
+def _item_program(network: Network, fn: Callable, options: tuple) -> memory.MemberProgram:
+    """Cached, so that a process compiles the program once; for shapes that `over_items` fills in."""
+    call = lambda item, shared: fn(network, item, shared, *options)  # noqa: E731
+    return memory.MemberProgram(call, parallel.default_execution(), None, None)

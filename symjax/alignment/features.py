@@ -1,5 +1,7 @@
 """Correlations between the channels of two networks' features, for the spaces of their symmetry."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,39 @@ def correlations(network, symmetry, blocks, pairs, data, to_a, to_b) -> dict[str
       data: inputs.
       to_a, to_b: matrices (pairs or 1, n, n) that balance the members.
     """
+    held = held_points(network, symmetry, blocks)
+    result: dict[str, np.ndarray] = {}
+    run = values_program(network, tuple(held))
+    moments = [moments_of(run, a, b, data) for a, b in pairs]
+    for point, spaces in held.items():
+        cross = np.stack([of_pair[point][0] for of_pair in moments])
+        norms = [np.sqrt(np.stack([of_pair[point][side] for of_pair in moments])) for side in (1, 2)]
+        norms = norms[0][:, :, None] * norms[1][:, None, :]
+        correlation = np.where(norms > 0, cross, 0) / np.where(norms > 0, norms, 1)
+        for space, positions, power in spaces:
+            if space.compact == "orthogonal":
+                score = sum_at(cross, positions)
+                for side, total in enumerate((to_a, to_b)):
+                    acting = total.get(space.name, np.eye(space.size)[None])
+                    acting = acting if power > 0 else np.linalg.inv(acting).swapaxes(1, 2)
+                    score = acting @ score if side == 0 else score @ acting.swapaxes(1, 2)
+                largest = np.linalg.svd(score, compute_uv=False).sum(1)[:, None, None]
+                score = score * space.size / np.maximum(largest, np.finfo(float).tiny)
+            else:
+                score = sum_at(correlation, positions) / positions.shape[1]
+            scores = result.setdefault(space.name, np.zeros((2, *score.shape)))
+            scores[int(space.compact == "signed_permutation" and power % 2 == 1)] += score
+    units = sum(space.size for spaces in held.values() for space, *_ in spaces)
+    return {name: scores / units for name, scores in result.items()}
+
+
+def sum_at(cross, positions):
+    """Return the sums over repeated positions of the channels, (pairs, n, n)."""
+    return sum(cross[:, column[:, None], column[None, :]] for column in positions.T)
+
+
+def held_points(network, symmetry, blocks) -> dict[str, list]:
+    """Return {point: [(space, positions, power)]} for the spaces, without parts, that stitch points hold."""
     held: dict[str, list] = {}
     for block in blocks:
         for point in [point.name for point in network.points if not block.families]:
@@ -30,45 +65,30 @@ def correlations(network, symmetry, blocks, pairs, data, to_a, to_b) -> dict[str
                 held.setdefault(point, []).append((block.space, positions, power))
     if not held:
         raise InputError("method: got one that compares features, expected 'weights': no stitch point holds a space")
-    result: dict[str, np.ndarray] = {}
-    run = _program(network, tuple(held))
-    moments = [_moments(run, a, b, data) for a, b in pairs]
-    for point, spaces in held.items():
-        cross = np.stack([of_pair[point][0] for of_pair in moments])
-        norms = [np.sqrt(np.stack([of_pair[point][side] for of_pair in moments])) for side in (1, 2)]
-        correlation = cross / np.maximum(norms[0][:, :, None] * norms[1][:, None, :], np.finfo(float).tiny)
-        for space, positions, power in spaces:
-            if space.compact == "orthogonal":
-                score = _block(cross, positions)
-                for side, total in enumerate((to_a, to_b)):
-                    acting = total.get(space.name, np.eye(space.size)[None])
-                    acting = acting if power > 0 else np.linalg.inv(acting).swapaxes(1, 2)
-                    score = acting @ score if side == 0 else score @ acting.swapaxes(1, 2)
-                largest = np.linalg.svd(score, compute_uv=False).sum(1)[:, None, None]
-                score = score * space.size / np.maximum(largest, np.finfo(float).tiny)
-            else:
-                score = _block(correlation, positions) / positions.shape[1]
-            scores = result.setdefault(space.name, np.zeros((2, *score.shape)))
-            scores[int(space.compact == "signed_permutation" and power % 2 == 1)] += score
-    units = sum(space.size for spaces in held.values() for space, *_ in spaces)
-    return {name: scores / units for name, scores in result.items()}
+    return held
 
 
-def _block(cross, positions):
-    """Return the sums over repeated positions of the channels, (pairs, n, n)."""
-    return sum(cross[:, column[:, None], column[None, :]] for column in positions.T)
+def moments_of(run, a, b, data):
+    """Return {point: (covariances (d, d), variances of a (d,), of b)} over all examples and pixels, in float64.
 
-
-def _moments(run, a, b, data):
-    """Return {point: (covariances (d, d), variances of a (d,), of b)} over all examples and pixels, in float64."""
+    Channels that are constant up to rounding of their mean have variance 0: they would correlate by their rounding.
+    """
     totals: dict = {}
     examples = len(jax.tree.leaves(data)[0])
     for start in range(0, examples, BATCH):
         batch = jax.tree.map(lambda leaf: leaf[start : start + BATCH], data)  # noqa: B023
         for point, new in run(a, b, batch).items():
             count, *rest = (np.asarray(value, np.float64) for value in new)
+            if not all(np.isfinite(value).all() for value in rest):
+                raise InputError(f"a, b: got NaN or infinite features at {point}, expected finite ones")
             totals[point] = _merged(totals[point], (count, *rest)) if point in totals else (count, *rest)
-    return {point: (cross, var_a, var_b) for point, (_, _, _, cross, var_a, var_b) in totals.items()}
+    result = {}
+    for point, (count, *means, cross, var_a, var_b) in totals.items():
+        if count < 2:
+            raise InputError(f"data: got one sample of the features at {point}, expected two or more examples")
+        least = [count * (8 * np.finfo(np.float32).eps * mean) ** 2 for mean in means]
+        result[point] = (cross, *(np.where(v > low, v, 0) for v, low in zip((var_a, var_b), least, strict=True)))
+    return result
 
 
 def _merged(first, second):
@@ -80,7 +100,10 @@ def _merged(first, second):
     return (n + m, a + a_step * m / (n + m), b + b_step * m / (n + m), *sums)
 
 
-def _program(network, points):
+@lru_cache(maxsize=8)
+def values_program(network, points):
+    """Return the sums of `moments_of` for a batch; cached, so that a process compiles the program once."""
+
     @jax.jit
     def run(a, b, x):
         result = {}

@@ -137,7 +137,8 @@ class Learner:
         optimizer, held, norm = optax.adam(learning_rate), self._held(self.a), float(self.descent.norm[0])
 
         def loss(scores, batch):
-            soft = {name: sinkhorn(jnp.exp((x - x.max()) / TEMPERATURE), ITERATIONS) for name, x in scores.items()}
+            heights = {name: x - x.max(1, keepdims=True) for name, x in scores.items()}  # else whole rows would vanish
+            soft = {name: sinkhorn(jnp.exp(x / TEMPERATURE), ITERATIONS) for name, x in heights.items()}
             moved = self.permuting.act(self.b, soft)
             if self.midpoint is not None:
                 return self.midpoint.loss(self.a, moved, *batch)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import random_key, short
+from symjax.checks import is_real, random_key, short
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Member, Network
+from symjax.network.member import leaves_by_path
+from symjax.ops.parallel import take
 
 _SYMMETRIES: weakref.WeakKeyDictionary[Network, Symmetry] = weakref.WeakKeyDictionary()  # that of generic parameters
 
@@ -27,54 +29,87 @@ def symmetry_of(network: Any, a: Any, data: Any, name: str = "a") -> Symmetry:
         return network
     if not isinstance(network, Network):
         raise InputError(f"network: got {short(network)}, expected a Network, or a Symmetry that discover returns")
-    structure: Any = jax.tree.structure(network.shapes)
-    if jax.tree.structure(a) != structure:
-        hint = "; several are stacked: jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *members)"
-        raise InputError(f"{name}: got another structure, expected a member of the network{hint * (name == 'members')}")
     if network not in _SYMMETRIES:
-        if data is None:
-            if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(network.example)):
-                raise InputError("data: got None, expected inputs, since they are not real numbers")
-            data = jax.tree.map(lambda leaf: np.ones((2, *leaf.shape[1:]), leaf.dtype), network.example)
-        data = jax.tree.map(lambda leaf: leaf[:2], data)
-        member = jax.tree.map(lambda leaf, like: leaf[0] if jnp.ndim(leaf) > like.ndim else leaf, a, network.shapes)
-        _SYMMETRIES[network] = network.symmetry(network.member(member), data)
+        member = take(stacked(name, network, a)[0], 0)
+        _SYMMETRIES[network] = network.symmetry(member, inputs_like(network, data))
     return _SYMMETRIES[network]
+
+
+def inputs_like(network: Network, data: Any) -> Any:
+    """Return two inputs of a network: the first ones of the data, or random numbers."""
+    if data is not None:
+        return jax.tree.map(lambda leaf: leaf[:2], data)
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(network.example)):
+        raise InputError("data: got None, expected inputs, since they are not real numbers")
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(size=(2, *leaf.shape[1:])).astype(leaf.dtype), network.example)
+
+
+def stacked(name: str, network: Network, members: Any) -> tuple[Member, bool]:
+    """Return members with a leading axis, and whether they had it; raise an InputError for other or NaN variables."""
+    shapes = {path: leaf.shape for path, leaf in leaves_by_path(network.shapes).items()}
+    _, is_stacked = _checked(name, members, jax.tree.structure(network.shapes), shapes)
+    return members if is_stacked else jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], members), is_stacked
+
+
+def count_pairs(a: int, b: int) -> int:
+    """Return the number of pairs of stacked networks, of which either may be a single one."""
+    if 1 not in (a, b) and a != b:
+        raise InputError(f"a, b: got {a} and {b} stacked networks, expected equally many, or one")
+    return max(a, b)
 
 
 def aligned_paths(symmetry: Symmetry) -> set[str]:
     """Return the paths of parameters that hold channels; for a network of those that are trained."""
     paths = {axis.path for space in symmetry.spaces.values() if space.verified for axis in space.axes}
-    if isinstance(jax.tree.unflatten(symmetry.treedef, list(symmetry.shapes)), Member):
+    if _is_member(symmetry.treedef, symmetry.shapes):
         paths = {path for path in paths if not path.startswith("state/")}
     if not paths:
         raise InputError("network: got one without symmetries of its parameters, expected one with channels to align")
     return paths
 
 
-def parameters(name: str, tree: Any, symmetry: Symmetry, paths: set[str]) -> tuple[dict[str, np.ndarray], bool]:
-    """Return the parameters at the given paths, (networks, *shape) in float64, and whether networks are stacked."""
-    leaves, treedef = jax.tree.flatten(tree)
-    if treedef != symmetry.treedef:
-        raise InputError(f"{name}: got another structure, expected that of the network's parameters")
-    extra = {jnp.ndim(leaf) - len(shape) for leaf, shape in zip(leaves, symmetry.shapes.values(), strict=True)}
-    result = {}
-    for leaf, (path, shape) in zip(leaves, symmetry.shapes.items(), strict=True):
-        if extra not in ({0}, {1}) or jnp.shape(leaf)[jnp.ndim(leaf) - len(shape) :] != shape:
-            expected = f"{shape}, or one more leading axis for stacked networks"
-            raise InputError(f"{name}: got shape {jnp.shape(leaf)} at {path}, expected {expected}")
-        if path in paths:
-            values = np.asarray(leaf, np.float64)
-            if not np.isfinite(values).all():
-                raise InputError(f"{name}: got NaN or infinite entries at {path}, expected finite parameters")
-            result[path] = values if extra == {1} else values[None]
-    return result, extra == {1}
+def parameters(
+    name: str, tree: Any, symmetry: Symmetry, paths: set[str], dtype: Any = np.float64
+) -> tuple[dict[str, np.ndarray], bool]:
+    """Return the parameters at the given paths, (networks, *shape), and whether networks are stacked."""
+    leaves, is_stacked = _checked(name, tree, symmetry.treedef, symmetry.shapes)
+    values = {path: np.asarray(leaf, dtype) for path, leaf in leaves.items() if path in paths}
+    return {path: leaf if is_stacked else leaf[None] for path, leaf in values.items()}, is_stacked
+
+
+def _is_member(treedef: Any, shapes: dict) -> bool:
+    return isinstance(jax.tree.unflatten(treedef, list(shapes)), Member)
+
+
+def _checked(name: str, tree: Any, treedef: Any, shapes: dict[str, tuple]) -> tuple[dict[str, Any], bool]:
+    """Return the leaves of one network or of stacked ones by path, and whether networks are stacked."""
+    if jax.tree.structure(tree) != treedef:
+        expected = "a member of the network" if _is_member(treedef, shapes) else "that of the network's parameters"
+        if name == "members":
+            expected += "; several are stacked: jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *members)"
+        raise InputError(f"{name}: got another structure, expected {expected}")
+    leaves, lengths = dict(zip(shapes, jax.tree.leaves(tree), strict=True)), set()
+    for path, leaf in leaves.items():
+        shape, expected = jnp.shape(leaf), shapes[path]
+        lengths.add(shape[:1] if len(shape) > len(expected) else ())
+        if shape[len(shape) - len(expected) :] != expected or len(shape) > len(expected) + 1 or len(lengths) > 1:
+            like = f"{expected}, or one more leading axis for stacked networks"
+            raise InputError(f"{name}: got shape {shape} at {path}, expected {like}")
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        if not (is_real(dtype) or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+            raise InputError(f"{name}: got {dtype} at {path}, expected real numbers")
+        if jnp.issubdtype(dtype, jnp.floating) and not np.isfinite(np.asarray(leaf, np.float64)).all():
+            raise InputError(f"{name}: got NaN or infinite entries at {path}, expected finite ones")
+    if lengths == {(0,)}:
+        raise InputError(f"{name}: got 0 stacked networks, expected one or more")
+    return leaves, lengths != {()}
 
 
 def checked_data(network: Any, method: str, data: Any) -> Any:
     """Return the data of a method as a pytree of arrays: inputs, or (inputs, targets)."""
     if data is None:
-        if method in ("activations", "both", "straight_through"):
+        if method in ("activations", "both", "straight_through", "cca"):
             expected = "inputs" if method != "straight_through" else "(inputs, targets)"
             raise InputError(f"data: got None, expected {expected} for method {method!r}")
         return None

@@ -7,14 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.alignment.evaluation import BATCH, Examples, examples_of, item_program, stacked
+from symjax.alignment.evaluation import BATCH, Examples, examples_of, over_items
+from symjax.alignment.inputs import count_pairs, stacked
 from symjax.alignment.repair import has_statistics, moments_of, rescale, reset
 from symjax.checks import integer, is_integer, numpy_array, one_of, real, require_finite
 from symjax.data import normalize
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.ops import parallel
+from symjax.ops.memory import check_limit
 from symjax.spelling import one_line
+from symjax.training import Recipe
 from symjax.training.evaluation import total_score
 from symjax.training.task import cross_entropy
 
@@ -111,6 +114,7 @@ def barrier(
     examples: int | None = None,
     loss: Callable[[Any, jax.Array], jax.Array] | None = None,
     metric: Callable[[Any, jax.Array], jax.Array] | None = None,
+    max_device_memory: float | None = None,
 ) -> Barrier:
     """Return loss and accuracy on the line between two networks, of all positions and pairs in one program.
 
@@ -123,12 +127,14 @@ def barrier(
         where a network has none, its units are rescaled (`repair`); "interpolated": the values between a's and b's.
       examples: the number of training examples; all by default. Those beyond full batches of 256 are left out.
       loss, metric: as in `symjax.training.Recipe`; by default cross-entropy and accuracy.
+      max_device_memory: bytes on each device; positions are evaluated in groups that need no more.
 
     Returns:
       The `Barrier`, of NumPy arrays.
 
     Raises:
-      InputError: networks of another structure, with NaN or infinite variables, or of unequal counts; wrong `ts`.
+      InputError: networks of another structure, with NaN or infinite variables, or of unequal counts; wrong `ts`, loss
+        or metric; memory for less than one position.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, symjax
@@ -143,22 +149,21 @@ def barrier(
       [1.0, 1.0, 1.0]
     """
     one_of("statistics", statistics, STATISTICS)
+    Recipe(loss=loss, metric=metric)  # checks both
+    check_limit(max_device_memory)
     ts = _positions(ts)
     (a, stacked_a), (b, stacked_b) = stacked("a", network, a), stacked("b", network, b)
-    counts = [parallel.count_members(members) for members in (a, b)]
-    if 1 not in counts and counts[0] != counts[1]:
-        raise InputError(f"a, b: got {counts[0]} and {counts[1]} stacked networks, expected equally many, or one")
-    parts, pairs = examples_of(data, BATCH, examples), max(counts)
+    pairs = count_pairs(*map(parallel.count_members, (a, b)))
+    parts, limit = examples_of(data, BATCH, examples), max_device_memory
     targets = None
     if statistics == "repair" and not has_statistics(network):
-        statistics = "repair"
-        targets = tuple(item_program(network, moments_of)(members, parts.train) for members in (a, b))
+        targets = tuple(over_items(network, moments_of, members, parts.train, limit=limit) for members in (a, b))
     elif statistics != "interpolated":
         statistics = "reset" if has_statistics(network) else "interpolated"
     ends = tuple((members, None if targets is None else targets[side]) for side, members in enumerate((a, b)))
     row, t = (grid.ravel() for grid in np.meshgrid(np.arange(pairs, dtype=np.int32), ts, indexing="ij"))
-    run = item_program(network, _scores, (statistics, loss, metric))
-    scores = run((row, t.astype(np.float32)), (ends, parts))
+    items, options = (row, t.astype(np.float32)), (statistics, loss, metric)
+    scores = over_items(network, _scores, items, (ends, parts), options, limit)
     scores = [np.asarray(values, np.float64).reshape(pairs, len(ts)) for values in scores]
     return Barrier(ts, *(scores if stacked_a or stacked_b else (values[0] for values in scores)))
 

@@ -9,40 +9,45 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from symjax.alignment.balance import balance
-from symjax.alignment.descent import Descent, element_of, solve
-from symjax.alignment.inputs import aligned_paths, generator, parameters, symmetry_of
-from symjax.alignment.leaves import acts, channels_of, on_host, set_channels, squared
+from symjax.alignment.canonical import map_to_first
+from symjax.alignment.descent import Descent, element_of
+from symjax.alignment.inputs import aligned_paths, checked_data, generator, parameters, symmetry_of
+from symjax.alignment.leaves import on_host, squared
 from symjax.alignment.spaces import blocks_of
 from symjax.alignment.task import MAX_SWEEPS
-from symjax.checks import one_of, short
+from symjax.alignment.universe import frank_wolfe, sum_of_distances
+from symjax.checks import one_of, scalar, short
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Network
+from symjax.ops import parallel
 from symjax.spelling import one_line
 
-METHODS = ("universe", "many")
-STEPS = 50
-TOLERANCE = 1e-3  # relative gain of a step of Frank-Wolfe below which it ends
+METHODS = ("universe", "many", "cca")
 
 
 class MergeInfo(NamedTuple):
     """How networks were merged.
 
     Attributes:
-      elements: {space: (k, n, n)}: the element of each network.
+      elements: {space: (k, n, n)}: the element of each network, or the matrices of "cca".
       objective: the sum of squared distances of all pairs, at the start and after each sweep, NumPy float64. For
-        "universe" the first entries are those of the steps of Frank-Wolfe, at doubly stochastic matrices.
+        "universe" the first entries are those of the steps of Frank-Wolfe, at doubly stochastic matrices. For "cca"
+        those before and after.
       converged: whether a sweep changed nothing.
-      cycle_error: `cycle_error` of the maps between the networks through the universe.
+      cycle_error: `cycle_error` of the maps between the networks through the universe; 0 for "cca".
+      action: the symmetry whose `act` applies the elements.
     """
 
     elements: dict[str, np.ndarray]
     objective: np.ndarray
     converged: bool
     cycle_error: float
+    action: Symmetry
 
     def __repr__(self):
         return one_line(self)
@@ -55,6 +60,7 @@ def merge(
     method: str = "universe",
     group: str = "permutation",
     data: Any = None,
+    ridge: float = 0.1,
     key: jax.Array | None = None,
 ) -> tuple[Any, MergeInfo]:
     """Return the mean of several networks, each after the element that brings it near to the others.
@@ -65,16 +71,22 @@ def merge(
       method: "universe": permutations of all networks and spaces together by Frank-Wolfe over doubly stochastic
         matrices, rounded by linear assignments (Crisostomi et al. 2024, C2M3), then sweeps as in "many". Heads start
         from the identity. "many": each network in turn is matched with the mean of the others until nothing changes
-        (Ainsworth et al. 2023, MergeMany).
+        (Ainsworth et al. 2023, MergeMany). "cca": all networks are mapped to the first one by linear maps from the
+        canonical correlation analysis of their features at stitch points (Horoi et al. 2024, CCA Merge; see
+        `symjax.alignment.canonical`), which keep their functions only approximately; spaces that no point holds are
+        permuted. Its group is "permutation".
       group: "permutation", or "scaled_permutation", which first balances the scales of each network as `match` does.
-      data: inputs of the network, if they are not real numbers.
+      data: inputs of the network, for "cca" or if they are not real numbers.
+      ridge: what "cca" adds to the variance of each channel, a share of their mean; over 0. Large values keep
+        directions of little variance from being scaled up.
       key: key of the order of networks and spaces; by default key 0.
 
     Returns:
       The merged network, whose running statistics are means (see `repair`), and `MergeInfo`.
 
     Raises:
-      InputError: members of another structure, not stacked, or not finite; an unknown method or group.
+      InputError: members of another structure, not stacked, or not finite; an unknown method or group; no data where
+        they are needed.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -88,7 +100,12 @@ def merge(
       ([3.0, 4.0, 5.0], 0.0)
     """
     one_of("method", method, METHODS)
-    one_of("group", group, ("permutation", "scaled_permutation"))
+    one_of("group", group, ("permutation", "scaled_permutation")[: 1 if method == "cca" else None])
+    ridge = scalar("ridge", ridge, "a number over 0", lambda value: 0 < value < float("inf"))
+    if method == "cca":
+        if not isinstance(network, Network):
+            raise InputError(f"network: got a {type(network).__name__}, expected a Network for method 'cca'")
+        data = checked_data(network, method, data)
     rng = generator(key)
     symmetry = symmetry_of(network, members, data, "members")
     paths = aligned_paths(symmetry)
@@ -98,11 +115,21 @@ def merge(
         raise InputError(f"members: got {count if is_stacked else 'one'}, expected two or more, along a leading axis")
     blocks = blocks_of(symmetry, group, paths)
     leaves = {path: leaf.copy() for path, leaf in leaves.items()}  # balanced in place
+    if method == "cca":
+        each = [jax.tree.map(lambda leaf: leaf[p], members) for p in range(count)]  # noqa: B023
+        before = sum(map(sum_of_distances, leaves.values()))
+        moved, elements, converged, action = map_to_first(
+            network, symmetry, blocks, each, data, ridge, paths, rng, MAX_SWEEPS
+        )
+        moved = parallel.stack(moved)
+        after = sum(map(sum_of_distances, parameters("members", moved, symmetry, paths)[0].values()))
+        merged = jax.tree.map(mean_leaf, moved)
+        return merged, MergeInfo(elements, np.array([before, after]), converged, 0.0, action)
     to, balanced = balance(leaves, blocks)
     descents = [Descent(blocks, _row(leaves, p), _row(leaves, p)) for p in range(count)]
     steps: list[float] = []
     if method == "universe":
-        start, steps = _frank_wolfe([block.space for block in blocks if not block.families], leaves)
+        start, steps = frank_wolfe([block.space for block in blocks if not block.families], leaves)
         for p, descent in enumerate(descents):
             descent.act({**descent.total, **_row(start, p)})
     objectives, converged = _sweeps(descents, rng, start=method == "many")
@@ -119,7 +146,8 @@ def merge(
         for i, j in permutations(range(count), 2)
     }
     error = cycle_error(symmetry, maps)
-    return merged, MergeInfo(elements, np.array([*steps, *objectives]), converged and bool(balanced.all()), error)
+    converged = converged and bool(balanced.all())
+    return merged, MergeInfo(elements, np.array([*steps, *objectives]), converged, error, symmetry)
 
 
 def cycle_error(symmetry: Symmetry, maps: Mapping[tuple[int, int], Mapping[str, Any]]) -> float:
@@ -149,8 +177,8 @@ def cycle_error(symmetry: Symmetry, maps: Mapping[tuple[int, int], Mapping[str, 
       1.0
     """
     pairs = isinstance(maps, Mapping) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in maps)
-    if not pairs or not all(isinstance(element, Mapping) for element in maps.values()):
-        raise InputError(f"maps: got {short(maps)}, expected a mapping of pairs (i, j) to elements")
+    if not pairs or not all(isinstance(element, Mapping) and element for element in maps.values()):
+        raise InputError(f"maps: got {short(maps)}, expected a mapping of pairs (i, j) to elements with matrices")
     networks = sorted({network for pair in maps for network in pair})
     if missing := set(permutations(networks, 2)) - set(maps):
         raise InputError(f"maps: got none of {min(missing)}, expected those of all ordered pairs")
@@ -183,84 +211,6 @@ def _sweeps(descents: list[Descent], rng, start: bool) -> tuple[list[float], boo
     return objectives, not changed
 
 
-def _frank_wolfe(spaces, leaves) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Return permutations (k, n, n) of all spaces, and the objective at each step before they are rounded.
-
-    It maximizes |S|^2 - sum_p |U_p|^2 over doubly stochastic matrices, a polynomial on the line to a corner of the
-    polytope, whose best step is therefore exact. Products are in float32, since only rounded permutations are used.
-    """
-    held = {
-        path: [(s, axis) for s in spaces for axis in s.axes if axis.path == path and acts(s, axis)] for path in leaves
-    }
-    fixed = sum(_distances(leaf) for path, leaf in leaves.items() if not held[path])
-    leaves = {path: leaf.astype(np.float32) for path, leaf in leaves.items() if held[path]}
-    count = len(next(iter(leaves.values())))
-    norm = sum(float((leaf**2).sum(dtype=float)) for leaf in leaves.values())
-    soft = {space.name: np.tile(np.eye(space.size, dtype=np.float32), (count, 1, 1)) for space in spaces}
-    grid = np.linspace(0, 1, 201)
-    values: list[float] = []
-    for _ in range(STEPS):
-        slopes = {name: np.zeros_like(matrices) for name, matrices in soft.items()}
-        for path, leaf in leaves.items():
-            universe = _along(leaf, held[path], soft)
-            others = universe.sum(0, keepdims=True) - universe
-            for space, axis in held[path]:
-                rest = _along(leaf, [other for other in held[path] if other[1] is not axis], soft)
-                slopes[space.name] += channels_of(others, axis) @ channels_of(rest, axis).swapaxes(1, 2)
-        corners = {name: _rounded(slope) for name, slope in slopes.items()}
-        line = sum(
-            (_on_line(leaf, held[path], soft, corners) for path, leaf in leaves.items()),
-            np.polynomial.Polynomial([0.0]),
-        )
-        step = grid[np.argmax(line(grid))]
-        values += [float(line(t)) for t in ((0, step) if not values else (step,))]
-        soft = {name: ((1 - step) * soft[name] + step * corners[name]).astype(np.float32) for name in soft}
-        if values[-1] - values[-2] <= TOLERANCE * abs(values[-2]):
-            break
-    rounded = {name: _rounded(matrices) for name, matrices in soft.items()}
-    return rounded, [(count - 1) * norm - value + fixed for value in values]
-
-
-def _distances(leaf: np.ndarray) -> float:
-    """Return the sum of squared distances of all pairs, of (networks, ...)."""
-    return float(len(leaf) * (leaf**2).sum() - (leaf.sum(0) ** 2).sum())
-
-
-def _rounded(matrices: np.ndarray) -> np.ndarray:
-    """Return the permutation matrices of largest inner product with these."""
-    return solve("permutation", np.stack([matrices, 0 * matrices]))[0]
-
-
-def _along(leaf: np.ndarray, held: list, matrices: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return (networks, ...) multiplied by matrices along axes."""
-    leaf = leaf.copy()
-    for space, axis in held:
-        set_channels(leaf, axis, slice(None), matrices[space.name] @ channels_of(leaf, axis))
-    return leaf
-
-
-def _on_line(leaf: np.ndarray, held: list, start, corners) -> np.polynomial.Polynomial:
-    """Return |S|^2 - sum_p |U_p|^2 of one parameter as a polynomial of the position between start and corners."""
-    terms = [leaf]
-    for space, axis in held:
-        moved = [_along(term, [(space, axis)], start) for term in terms]
-        order = corners[space.name].argmax(2)
-        ends = []
-        for term in terms:
-            end = term.copy()
-            set_channels(end, axis, slice(None), np.take_along_axis(channels_of(term, axis), order[:, :, None], 1))
-            ends.append(end)
-        zero = [np.zeros_like(leaf)]
-        differences = [end - first for end, first in zip(ends, moved, strict=True)]
-        terms = [a + b for a, b in zip(moved + zero, zero + differences, strict=True)]
-    result = np.polynomial.Polynomial([0.0])
-    for i, first in enumerate(terms):
-        for j, second in enumerate(terms):
-            value = np.vdot(first.sum(0), second.sum(0)) - np.vdot(first, second)
-            result += np.polynomial.Polynomial([0.0] * (i + j) + [float(value)])
-    return result
-
-
 def _row(tree: Mapping[str, np.ndarray], p: int, keep: bool = True) -> dict[str, np.ndarray]:
     return {name: leaf[p : p + 1] if keep else leaf[p] for name, leaf in tree.items()}
 
@@ -268,4 +218,6 @@ def _row(tree: Mapping[str, np.ndarray], p: int, keep: bool = True) -> dict[str,
 def mean_leaf(leaves: Any) -> Any:
     """Return the mean of real leaves of several networks, and the first one of others."""
     first = leaves[0]
-    return np.mean(leaves, axis=0, dtype=first.dtype) if np.issubdtype(first.dtype, np.floating) else first
+    if not jnp.issubdtype(jnp.result_type(first), jnp.floating):
+        return first
+    return np.mean([np.asarray(leaf, np.float64) for leaf in leaves], axis=0).astype(first.dtype)

@@ -13,18 +13,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from symjax.alignment.evaluation import BATCH, Examples, examples_of, item_program, stacked
+from symjax.alignment.evaluation import BATCH, Examples, examples_of, over_items
+from symjax.alignment.inputs import stacked
 from symjax.checks import numpy_array
 from symjax.data import normalize
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.network import Member, Network
 from symjax.network.affine import affine_layers, affine_values
 from symjax.network.member import leaves_by_path, update
 from symjax.ops import parallel
+from symjax.ops.memory import check_limit
 from symjax.training.evaluation import pool_moments
 
 
-def repair(network: Network, merged: Any, ends: Any = None, data: Any = None, *, weights=None, examples=None) -> Member:
+def repair(
+    network: Network,
+    merged: Any,
+    ends: Any = None,
+    data: Any = None,
+    *,
+    weights=None,
+    examples: int | None = None,
+    max_device_memory: float | None = None,
+) -> Member:
     """Return a merged network with the statistics of its units computed anew, on training inputs.
 
     A network with running statistics has these computed for the merged network, pooled exactly over batches (a reset).
@@ -38,8 +49,9 @@ def repair(network: Network, merged: Any, ends: Any = None, data: Any = None, *,
       ends: the networks that were merged, with a leading axis of k ends before that of `merged`; not needed by a
         network with running statistics.
       data: a `symjax.data.Dataset`, or a mapping of arrays as `symjax.data.load` takes it; training inputs are used.
-      weights: (k,), the share of each end, with sum 1; equal by default.
+      weights: (k,), the share of each end, from 0 and with sum 1; equal by default.
       examples: the number of training inputs; all by default. Those beyond full batches of 256 are left out.
+      max_device_memory: bytes on each device; stacked members are repaired in groups that need no more.
 
     Raises:
       InputError: members of another structure, or not finite; no ends for a network without running statistics.
@@ -59,21 +71,23 @@ def repair(network: Network, merged: Any, ends: Any = None, data: Any = None, *,
       [[1.0, 1.0]]
     """
     merged, is_stacked = stacked("merged", network, merged)
-    train = examples_of(data, BATCH, examples).train
+    check_limit(max_device_memory)
+    train, limit = examples_of(data, BATCH, examples).train, max_device_memory
     if has_statistics(network):
-        repaired = item_program(network, reset)(merged, train)
+        repaired = over_items(network, reset, merged, train, limit=limit)
     else:
         if ends is None:
             raise InputError("ends: got none, expected the merged networks, since this one has no running statistics")
-        count = jax.tree.leaves(ends)[0].shape[0]
+        with renamed(members="ends"):
+            count = parallel.count_members(ends)
         ends = [stacked("ends", network, jax.tree.map(lambda leaf: leaf[i], ends))[0] for i in range(count)]  # noqa: B023
         weights = np.full(count, 1 / count) if weights is None else numpy_array("weights", weights).astype(float)
-        if weights.shape != (count,) or not np.isclose(weights.sum(), 1):
-            raise InputError(f"weights: got {weights.tolist()}, expected {count} numbers with sum 1")
-        moments = [item_program(network, moments_of)(end, train) for end in ends]
+        if weights.shape != (count,) or not np.isclose(weights.sum(), 1) or (weights < 0).any():
+            raise InputError(f"weights: got {weights.tolist()}, expected {count} numbers from 0 with sum 1")
+        moments = [over_items(network, moments_of, end, train, limit=limit) for end in ends]
         targets = jax.tree.map(lambda *parts: sum(w * p for w, p in zip(weights, parts, strict=True)), *moments)
         targets = jax.tree.map(lambda leaf: leaf.astype(np.float32), targets)
-        repaired = item_program(network, _rescale)((merged, targets), train)
+        repaired = over_items(network, _rescale, (merged, targets), train, limit=limit)
     return repaired if is_stacked else parallel.take(repaired, 0)
 
 

@@ -28,7 +28,8 @@ class MatchInfo(NamedTuple):
         that converge earlier keep their last value.
       converged: whether a sweep changed nothing before `MAX_SWEEPS`, and the balancing of scales converged.
       gain: {space: cosine between the channels' parameters in a and in b, after less before the alignment}.
-      restart: which restart has the smallest objective, 0 being the first.
+      restart: which restart has the smallest objective, 0 being the first. For "activations", whose assignments have
+        one optimum, that of the weights of the other spaces.
     """
 
     objective: np.ndarray
@@ -58,7 +59,9 @@ class Task(NamedTuple):
         """Return elements and `MatchInfo` for dicts of (pairs, *shape), and the members themselves."""
         pairs = len(members_a)
         (to_a, converged_a), (to_b, converged_b) = balance(a, self.blocks), balance(b, self.blocks)
-        a, b = ({path: leaf.astype(self.precision) for path, leaf in tree.items()} for tree in (a, b))
+        largest = max(np.abs(leaf).max(initial=0) for leaf in (*a.values(), *b.values()))
+        precision = self.precision if 1e-12 < largest < 1e15 else np.float64  # products neither vanish nor overflow
+        a, b = ({path: leaf.astype(precision, copy=False) for path, leaf in tree.items()} for tree in (a, b))
         before = _cosines(self.blocks, a, b)
         if self.method in LEARNED:
             total, objective, converged = self._learn(to_a, to_b, members_a, members_b, list(a))
@@ -100,9 +103,9 @@ class Task(NamedTuple):
             descent.start(np.flatnonzero(first))
             objective, converged = descend(descent, self.rng, MAX_SWEEPS)
         else:
-            converged = np.ones(len(rows), bool)
-        objective = np.stack(objectives, 1) if fixed else objective
+            objective, converged = np.stack(objectives, 1), np.ones(len(rows), bool)
         best = objective[:, -1].reshape(pairs, self.restarts).argmin(1)
+        objective = np.stack(objectives, 1) if fixed else objective
         chosen = np.arange(pairs) * self.restarts + best
         total = {name: matrices[chosen] for name, matrices in (descent.total | fixed).items()}
         b = {path: leaf[chosen] if self.restarts > 1 else leaf for path, leaf in b.items()}

@@ -20,7 +20,7 @@ from symjax.extraction.jax_values import (
 )
 from symjax.network import Network
 from symjax.representations import at_positions
-from symjax.similarity.inputs import as_map_axes, check_layout, check_samples, matrix_of
+from symjax.similarity.inputs import check_layout, check_samples
 from symjax.similarity.position_mask import as_mask
 
 Arrays = dict[str, np.ndarray]
@@ -210,10 +210,7 @@ def _reduced(x, samples: str, mask) -> np.ndarray:
     if x.ndim == 2 or samples == "positions":
         return np.asarray(x)
     x = jnp.asarray(x)
-    if mask is None or x.shape[:-1] != mask.shape:
-        return np.asarray(at_positions(x, samples))
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) if samples == "pool" else x
-    return np.asarray(matrix_of(as_map_axes(x, 1), samples, mask))
+    return np.asarray(at_positions(x, samples, mask if mask is None or x.shape[:-1] == mask.shape else None))
 
 
 def _joined(parts: list[Arrays]) -> Arrays:

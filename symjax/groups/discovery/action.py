@@ -26,6 +26,7 @@ class Axis(NamedTuple):
       positions: positions along the axis, (channels, positions of each channel).
       exponent: the power of the matrix that acts: 1 for A itself, -1 for the inverse transpose. For matrices with one
         entry in each row and column, any power of the entries; 0 for the permutation alone.
+      reads: whether the function contracts the axis with data; other axes write, scale or shift the channels.
     """
 
     path: str
@@ -33,6 +34,7 @@ class Axis(NamedTuple):
     index: tuple[tuple[int, int], ...]  # type: ignore[assignment]  # in place of tuple.index, which nobody calls
     positions: np.ndarray
     exponent: float
+    reads: bool = False
 
     def __repr__(self):
         return one_line(self)

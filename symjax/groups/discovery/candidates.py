@@ -88,7 +88,7 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
         if len(whole) < len(keys) or any(places[c].keys() != set(keys) for c in classes):
             continue
         axes = [
-            Axis(probe.paths[leaf], d, index, positions, 0)
+            Axis(probe.paths[leaf], d, index, positions, 0, (leaf, d) in reading)
             for (leaf, d, index, _), positions in zip(keys, whole, strict=True)
         ]
         points = {

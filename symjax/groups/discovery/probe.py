@@ -80,7 +80,7 @@ class Probe:
         return [self._parameter(leaf) if is_real(leaf) else leaf for leaf in self._values], data
 
     def _noise(self, leaf):
-        return self.rng.normal(size=leaf.shape) * (float(np.std(leaf)) or 1.0)
+        return self.rng.normal(size=leaf.shape) * ((leaf.size and float(np.std(leaf))) or 1.0)
 
     def _parameter(self, leaf):
         """Return a random parameter; vectors without negative entries, such as variances, keep their signs.
