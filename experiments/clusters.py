@@ -7,6 +7,7 @@ rates on scikit-learn's digits. The same command again computes nothing; more se
 """
 
 import dataclasses
+import itertools
 import zlib
 from pathlib import Path
 from typing import Annotated
@@ -65,23 +66,18 @@ def main(settings: Settings) -> Summary:
     document |= {name: getattr(settings, name) for name in ("examples", "samples", "test_size")}
     out = run_folder("clusters", settings.run_name, document, dataset, settings.out)
 
+    limit, name = settings.memory_limit, "members of learning rate {!r} to train".format
+
     def phases() -> list[dry_run.Phase]:
         return [
-            dry_run.zoo_phase(
-                config,
-                dataset,
-                seeds,
-                zoo_folder(config),
-                settings.memory_limit,
-                name=f"members of learning rate {config.recipe.learning_rate!r} to train",
-            )
+            dry_run.zoo_phase(config, dataset, seeds, zoo_folder(config), limit, name=name(config.recipe.learning_rate))
             for config, seeds in groups
         ]
 
     dry_run.stop(settings, settings.zoo_config(), dataset, out.path, phases)
     zoos = [settings.train_zoo(config, dataset, zoo_folder(config), seeds=seeds) for config, seeds in groups]
     with out.open() as folder:
-        models = accuracy_table(folder, zoos, dataset, settings.memory_limit)
+        models = accuracy_table(folder, zoos, dataset, limit)
         distances = distance_matrix(folder, zoos, dataset, settings)
         clusters = models.assign(cluster=cluster(distances, len(groups)))
         files.write_csv(folder / "clusters.csv", clusters)
@@ -143,8 +139,8 @@ def accuracy_table(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, limit: f
 def distance_matrix(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, settings: Settings) -> pd.DataFrame:
     """Return the symmetric matrix of distances between all networks; compute the missing pairs."""
     labels = [label(members.config, seed) for members in zoos for seed in members.seeds]
-    pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
-    requested, results = pd.DataFrame(pairs, columns=list(ROWS.key)), ResultTable(folder, ROWS)
+    requested = pd.DataFrame(itertools.combinations(labels, 2), columns=list(ROWS.key))
+    results = ResultTable(folder, ROWS)
     missing = results.missing(requested)
     if len(missing):
         members = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(zoo.members for zoo in zoos))

@@ -14,11 +14,11 @@ from typing import Annotated
 import numpy as np
 
 from experiments import dry_run
-from experiments.align import select_members
 from experiments.command import run_command
 from experiments.defaults import optional
 from experiments.dissect_rows import ROWS, UNITS, Request, sample_bases, to_tables
 from experiments.dissect_summary import conclusion, tables
+from experiments.features import select_members
 from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, run_folder
 from experiments.registry import Experiment, PublishedTable
 from experiments.settings import ZooSettings, zoo_folder

@@ -25,8 +25,8 @@ def tables(table: pd.DataFrame, concepts: int, threshold: float, members: int) -
 
 def means(table: pd.DataFrame, value: str) -> pd.DataFrame:
     """Return means and deviations as text, with rows of variants and layers and columns of bases."""
-    text = mean_and_deviation(table.groupby(["variant", "layer", "basis"], sort=False)[value], DIGITS[value])
-    text = text.unstack("basis")[list(table.basis.unique())]
+    grouped = table.groupby(["variant", "layer", "basis"], sort=False)[value]
+    text = mean_and_deviation(grouped, DIGITS[value]).unstack(sort=False)
     text.index = [", ".join(names) for names in text.index]
     return text.rename_axis(columns=None)
 

@@ -12,8 +12,10 @@ from experiments.settings import ZooSettings
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Member, Network
+from symjax.ops import parallel
 from symjax.representations import as_maps, features_of
 from symjax.similarity import MEASURES
+from symjax.zoo import Zoo
 
 MODELS_IN_BLOCK, PAIRS_IN_BLOCK = 8, 32
 
@@ -130,6 +132,13 @@ def select_models(features: dict[str, np.ndarray], models: Sequence, pairs: Iter
     if len(positions) < len(models):
         features = {layer: representations[positions] for layer, representations in features.items()}
     return features, [models[position] for position in positions]
+
+
+def select_members(trained: Zoo, seeds: Sequence[int]) -> Zoo:
+    """Return the zoo of the members with these seeds."""
+    members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
+    metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
+    return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
 
 
 def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:

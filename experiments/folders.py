@@ -1,21 +1,26 @@
 """Run folders of commands, and the accuracy of the networks of a run."""
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
+from experiments import dry_run
+from experiments.defaults import optional
+from experiments.settings import ZooSettings, zoo_folder
 from symjax import zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.ops import files, hosts, runs
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.training import log_likelihood_scores, percent
+from symjax.zoo import Zoo
 
 ACCURACY = Schema("accuracy", {"seed": int}, ("accuracy",), recomputable=True)
 ACCURACY_B = dataclasses.replace(ACCURACY, name="accuracy_b")  # of the second zoo, if there is one
@@ -75,12 +80,61 @@ def run_folder(
     return RunFolder(kind, path, document)
 
 
-def test_percent(members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class RunSettings(ZooSettings):
+    """Settings of a command on the members of one zoo."""
+
+    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
+    """Folder of the zoo; missing members are trained."""
+    out: Annotated[Path | None, optional("DIR", "under runs/, named by the command and the settings")] = None
+    """Folder of the results."""
+
+    def zoo_path(self) -> Path:
+        """Return the folder of the zoo."""
+        return self.zoo or zoo_folder(self.zoo_config())
+
+    @contextlib.contextmanager
+    def run(
+        self,
+        kind: str,
+        dataset: Dataset,
+        document: Mapping[str, Any],
+        phases: Callable[[Path], Sequence[dry_run.Phase]],
+        *,
+        seeds: Sequence[int] | None = None,
+        keep: Collection[int] = (),
+    ) -> Iterator[tuple[Path, Zoo]]:
+        """Train missing members, and lock the run folder for a `with` statement, whose value is (folder, zoo).
+
+        The folder is checked before anything is trained; a dry run ends here.
+
+        Args:
+          kind: name of the command.
+          dataset: the images.
+          document: as for `run_folder`.
+          phases: returns the phases of a dry run after the training, given the run folder.
+          seeds: of the members; by default all of these settings.
+          keep: epochs of the snapshots of members.
+        """
+        config, limit = self.zoo_config(), self.memory_limit
+        seeds, path = self.parse_seeds() if seeds is None else seeds, self.zoo_path()
+        out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out, self.part_folder)
+
+        def all_phases() -> list[dry_run.Phase]:
+            return [dry_run.zoo_phase(config, dataset, seeds, path, limit, keep=keep), *phases(out.path)]
+
+        dry_run.stop(self, config, dataset, out.path, all_phases)
+        trained = self.train_zoo(config, dataset, path, seeds=seeds, keep=keep)
+        with out.open() as folder:
+            yield folder, trained
+
+
+def test_percent(members: Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
     """Return the test accuracy of each member in percent; `limit` is the device memory in bytes (`zoo.evaluate`)."""
     return percent(zoo.test_accuracy(members, dataset, max_device_memory=limit), dataset.test.labels.size)
 
 
-def test_perplexity(members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
+def test_perplexity(members: Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
     """Return exp of the mean cross-entropy on the test part, of each member."""
     options = {"metric": log_likelihood_scores, "max_device_memory": limit}
     scores = zoo.evaluate(members.network, members.members, dataset.test, dataset.mean, dataset.std, **options)
@@ -91,14 +145,14 @@ for _function in (test_percent, test_perplexity):
     _function.__test__ = False  # pytest would collect it as a test by its name
 
 
-def diverged(members: zoo.Zoo, accuracy: Sequence[float]) -> str:
+def diverged(members: Zoo, accuracy: Sequence[float]) -> str:
     """Return the seeds of members with non-finite weights or a NaN accuracy, as in "1, 3"; empty if there are none."""
     seeds = {*members.not_finite, *(seed for seed, a in zip(members.seeds, accuracy, strict=True) if np.isnan(a))}
     return ", ".join(str(seed) for seed in sorted(seeds))
 
 
 def clean_accuracy(
-    folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None, schema: Schema = ACCURACY
+    folder: Path, members: Zoo, dataset: Dataset, limit: float | None = None, schema: Schema = ACCURACY
 ) -> np.ndarray:
     """Return `test_percent` of each member; it is computed only if the table in the folder lacks members."""
     table, seeds = ResultTable(folder, schema), pd.DataFrame({"seed": members.seeds})

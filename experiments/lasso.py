@@ -77,8 +77,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and deviation (n - 1) of penalties, and mean sparsity, by family (rows) and layer (columns)."""
     grouped = table.groupby(["family", "layer"], sort=False)
     text = mean_and_deviation(grouped.penalty, 1) + " @ " + grouped.sparsity.agg(mean).map("{:.2f}".format)
-    text = text.unstack("layer")[list(table.layer.unique())].loc[list(table.family.unique())]
-    return text.rename_axis(index=None, columns=None)
+    return text.unstack(sort=False).rename_axis(index=None, columns=None)
 
 
 def conclusion(table: pd.DataFrame) -> str:

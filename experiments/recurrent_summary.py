@@ -44,12 +44,8 @@ def too_few_beginnings(rows: pd.DataFrame) -> pd.Series:
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:
     """Return means and deviations of values as text, with a row for each measure."""
-    text = (
-        mean_and_deviation(table.groupby(["measure", "column"], sort=False).value, 3)
-        .unstack("column")
-        .rename_axis(columns=None)
-    )
-    return text.loc[list(table.measure.unique()), list(table.column.unique())]
+    text = mean_and_deviation(table.groupby(["measure", "column"], sort=False).value, 3)
+    return text.unstack(sort=False).rename_axis(columns=None)
 
 
 def conclusion(table: pd.DataFrame, layer: str) -> str:

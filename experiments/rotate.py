@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 from tqdm import tqdm
@@ -25,6 +25,7 @@ from experiments.settings import short_name, zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import models, plots
+from symjax.checks import integer
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.ops import hosts, parallel
@@ -112,21 +113,19 @@ class Settings(SharedSettings):
             raise InputError(f"zoo: got one folder for {len(names)} models, expected one model")
         return configs
 
+    def given_or_default(self, name: str) -> Any:
+        """Return a setting, or its default for the data set."""
+        value = getattr(self, name)
+        return getattr(DEFAULTS.get(self.dataset, Defaults()), name) if value is None else value
+
     def _for_model(self, model: str) -> "Settings":
         """Return the settings of one model, with the defaults of this experiment for its zoo."""
-        defaults = DEFAULTS.get(self.dataset, Defaults())
-        epochs = defaults.epochs if self.epochs is None else self.epochs
-        rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
-        return dataclasses.replace(self, model=model, epochs=epochs, learning_rate=rate)
+        values = {name: self.given_or_default(name) for name in ("epochs", "learning_rate")}
+        return dataclasses.replace(self, model=model, **values)
 
     def retraining(self, recipe: Recipe) -> Recipe:
         """Return the recipe of the retraining; `recipe` is that of the zoo."""
-        defaults = DEFAULTS.get(self.dataset, Defaults())
-        epochs, rate = self.retrain_epochs, self.retrain_learning_rate
-        values = {
-            "retrain_epochs": defaults.retrain_epochs if epochs is None else epochs,
-            "retrain_learning_rate": defaults.retrain_learning_rate if rate is None else rate,
-        }
+        values = {name: self.given_or_default(name) for name in ("retrain_epochs", "retrain_learning_rate")}
         for name, value in values.items():
             if not 0 < value < (10**6 if name == "retrain_epochs" else float("inf")):
                 raise InputError(f"{name}: got {value}, expected a positive number, and fewer than a million epochs")
@@ -144,9 +143,8 @@ def main(settings: Settings) -> Summary:
     configs, seeds = settings.configs(), settings.parse_seeds()
     config = next(iter(configs.values()))
     recipe = settings.retraining(config.recipe)
-    repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
-    if not 1 <= repeats < 10**6:
-        raise InputError(f"repeats: got {repeats}, expected an integer from 1 to 999999")
+    repeats = settings.given_or_default("repeats")
+    integer("repeats", repeats, 1, 999_999)
     cases = [RotationCase(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
     if not 0 <= settings.rotation_seed < 2**32:
         raise InputError(f"rotation_seed: got {settings.rotation_seed}, expected an integer from 0 to 2**32 - 1")

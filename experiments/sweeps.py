@@ -109,7 +109,7 @@ def sweep(
     between = config_b is not None
     pairs, seeds = settings.part_of_pairs(settings.draw_pairs(seeds, between), seeds)
     dataset, limit = settings.load_dataset(), settings.memory_limit
-    fronts = Side(config, config.network(dataset), seeds, settings.zoo or zoo_folder(config))
+    fronts = Side(config, config.network(dataset), seeds, settings.zoo_path())
     sides = [fronts]
     if between:
         sides = _two_sides(fronts, config_b, settings, dataset, pairs)

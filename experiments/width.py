@@ -7,6 +7,7 @@ more seeds or wider networks extend the results.
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -101,7 +102,6 @@ def main(settings: Settings) -> Summary:
             y="distance",
             line="state",
             panel="panel",
-            xlabel="width",
             ylabel="PWCCA distance",
             interval=("low", "high"),
             xscale="log",
@@ -139,7 +139,7 @@ def compute(
     """Return distances of pairs and accuracies of members; compute the widths that lack any."""
     results, accuracies = ResultTable(folder, ROWS), ResultTable(folder, ACCURACY)
     seeds = sorted(next(iter(zoos.values())).seeds)
-    pairs = [(a, b) for i, a in enumerate(seeds) for b in seeds[i + 1 :]]
+    pairs = list(itertools.combinations(seeds, 2))
     requested = pd.DataFrame(
         [(width, fingerprints[width], state, *pair) for width in zoos for state in STATES for pair in pairs],
         columns=list(KEY),
