@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +15,7 @@ from experiments.defaults import optional
 from experiments.settings import ZooSettings, zoo_folder
 from symjax import zoo
 from symjax.data import Dataset
+from symjax.data.describe import digest
 from symjax.errors import InputError
 from symjax.ops import files, hosts, runs
 from symjax.ops.result_table import ResultTable, Schema
@@ -63,10 +63,7 @@ def run_folder(
     Raises:
       InputError: the folder belongs to another configuration or cannot be created.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for array in (dataset.test.images, dataset.test.labels):
-        digest.update(np.ascontiguousarray(array).data)
-    document = {**document, "test_digest": digest.hexdigest()}
+    document = {**document, "test_digest": digest(dataset.test.images, dataset.test.labels)}
     path = part_folder(out or Path("runs", kind, f"{name}-{files.fingerprint(document)}"))
 
     def error_message() -> str | None:

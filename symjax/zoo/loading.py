@@ -17,9 +17,9 @@ from symjax.network import Member, Network
 from symjax.ops import files, parallel, runs
 from symjax.ops.parallel import Execution
 from symjax.ops.progress import warn
-from symjax.spelling import one_line
+from symjax.spelling import listed, one_line
 from symjax.training.recipe import FUNCTIONS
-from symjax.zoo.config import ZooConfig, listed
+from symjax.zoo.config import ZooConfig
 from symjax.zoo.saturation import read_decisions, schedule_of
 from symjax.zoo.stored import abstract_state, stored_members
 

@@ -18,8 +18,9 @@ from symjax.freezing import Saturation
 from symjax.network import Network
 from symjax.ops import hosts, memory, parallel, runs
 from symjax.ops.parallel import Execution
+from symjax.spelling import listed
 from symjax.training import Recipe
-from symjax.zoo.config import ZooConfig, listed
+from symjax.zoo.config import ZooConfig
 from symjax.zoo.evaluation import devices_or_all
 from symjax.zoo.jobs import Job, completed_epochs, train_jobs, training_program
 from symjax.zoo.loading import Zoo, ZooFolder
