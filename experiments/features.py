@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from experiments.dry_run import Phase, layers_phase
-from experiments.settings import ZooSettings
+from experiments.settings import ZooSettings, split
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Member, Network
@@ -152,7 +152,7 @@ def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -
     Raises:
       InputError: no name, an unknown one, or a measure of another kind.
     """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = split(text)
     allowed = [name for name, measure in MEASURES.items() if kind in (None, measure.kind)]
     wrong = [
         f"{name!r} is a {MEASURES[name].kind}" if name in MEASURES else f"{name!r} is unknown"

@@ -20,7 +20,7 @@ from symjax.errors import InputError
 from symjax.ops import files, hosts, runs
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.training import log_likelihood_scores, percent
-from symjax.zoo import Zoo
+from symjax.zoo import Group, Zoo
 
 ACCURACY = Schema("accuracy", {"seed": int}, ("accuracy",), recomputable=True)
 ACCURACY_B = dataclasses.replace(ACCURACY, name="accuracy_b")  # of the second zoo, if there is one
@@ -101,29 +101,45 @@ class RunSettings(ZooSettings):
         seeds: Sequence[int] | None = None,
         keep: Collection[int] = (),
     ) -> Iterator[tuple[Path, Zoo]]:
-        """Train missing members, and lock the run folder for a `with` statement, whose value is (folder, zoo).
-
-        The folder is checked before anything is trained; a dry run ends here.
-
-        Args:
-          kind: name of the command.
-          dataset: the images.
-          document: as for `run_folder`.
-          phases: returns the phases of a dry run after the training, given the run folder.
-          seeds: of the members; by default all of these settings.
-          keep: epochs of the snapshots of members.
-        """
-        config, limit = self.zoo_config(), self.memory_limit
-        seeds, path = self.parse_seeds() if seeds is None else seeds, self.zoo_path()
+        """Call `run_on_zoos` for one zoo, by default with all its seeds; the value of `with` is (folder, zoo)."""
+        config, path = self.zoo_config(), self.zoo_path()
         out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out, self.part_folder)
-
-        def all_phases() -> list[dry_run.Phase]:
-            return [dry_run.zoo_phase(config, dataset, seeds, path, limit, keep=keep), *phases(out.path)]
-
-        dry_run.stop(self, config, dataset, out.path, all_phases)
-        trained = self.train_zoo(config, dataset, path, seeds=seeds, keep=keep)
-        with out.open() as folder:
+        groups = {"members to train": Group(config, self.parse_seeds() if seeds is None else seeds, path)}
+        with run_on_zoos(self, groups, dataset, out, phases, keep) as (folder, (trained,)):
             yield folder, trained
+
+
+@contextlib.contextmanager
+def run_on_zoos(
+    settings: ZooSettings,
+    groups: Mapping[str, Group],
+    dataset: Dataset,
+    out: RunFolder,
+    phases: Callable[[Path], Sequence[dry_run.Phase]] = lambda folder: (),
+    keep: Collection[int] = (),
+) -> Iterator[tuple[Path, list[Zoo]]]:
+    """Train missing members, and lock the run folder for a `with` statement, whose value is (folder, zoos).
+
+    A dry run ends here.
+
+    Args:
+      settings: settings of the command.
+      groups: the zoos, by the names of the phases of a dry run in which they are trained.
+      dataset: the images.
+      out: the run folder.
+      phases: returns the phases after the training, given the run folder.
+      keep: epochs of the snapshots of members.
+    """
+
+    def all_phases() -> list[dry_run.Phase]:
+        options = {"limit": settings.memory_limit, "keep": keep}
+        training = [dry_run.zoo_phase(g.config, dataset, *g[1:], name=name, **options) for name, g in groups.items()]
+        return [*training, *phases(out.path)]
+
+    dry_run.stop(settings, next(iter(groups.values())).config, dataset, out.path, all_phases)
+    zoos = [settings.train_zoo(g.config, dataset, g.folder, seeds=g.seeds, keep=keep) for g in groups.values()]
+    with out.open() as folder:
+        yield folder, zoos
 
 
 def test_percent(members: Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:

@@ -20,7 +20,7 @@ from experiments.defaults import optional
 from experiments.features import FeatureSettings, parse_measures
 from experiments.folders import run_folder, test_percent
 from experiments.registry import Experiment
-from experiments.settings import zoo_folder
+from experiments.settings import split, zoo_folder
 from experiments.summary import Summary
 from symjax import freezing, plots
 from symjax.errors import InputError
@@ -66,7 +66,7 @@ class Settings(FeatureSettings):
 
     def parse_schedules(self) -> list[str]:
         """Return the names of schedules without repeats."""
-        names = list(dict.fromkeys(name.strip() for name in self.schedules.split(",") if name.strip()))
+        names = split(self.schedules)
         wrong = [name for name in names if name not in SCHEDULES and not re.fullmatch(r"\d{1,6}(/\d{1,6})*", name)]
         if wrong or not names:
             expected = f"{', '.join(SCHEDULES)} or lists such as 2/4/6/8, separated by commas"

@@ -14,7 +14,7 @@ from experiments import dry_run
 from experiments.defaults import optional
 from experiments.features import FeatureSettings
 from experiments.folders import RunSettings, clean_accuracy
-from experiments.settings import zoo_folder
+from experiments.settings import split, zoo_folder
 from symjax import dynamics, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
@@ -43,7 +43,7 @@ class HistorySettings(RunSettings, FeatureSettings):
         last = self.zoo_config().recipe.epochs
         if self.checkpoints is None:
             return dynamics.checkpoints(last)
-        parts = [part.strip() for part in self.checkpoints.split(",") if part.strip()]
+        parts = split(self.checkpoints)
         if parts == ["all"]:
             return tuple(range(last + 1))
         if not parts or not all(part.isdecimal() and int(part) <= last for part in parts):

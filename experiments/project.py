@@ -17,6 +17,7 @@ from experiments import dry_run
 from experiments.command import run_command
 from experiments.folders import RunSettings, clean_accuracy
 from experiments.registry import Experiment
+from experiments.settings import split
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.checks import integer, integers
@@ -101,7 +102,7 @@ def main(settings: Settings) -> Summary:
 
 def parse_methods(text: str) -> list[str]:
     """Return the methods of a comma-separated list, each once."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = split(text)
     if not names or set(names) - set(METHODS):
         raise InputError(f"methods: got {text!r}, expected names of {', '.join(METHODS)}, separated by commas")
     return names
@@ -109,7 +110,7 @@ def parse_methods(text: str) -> list[str]:
 
 def parse_directions(text: str) -> list[int]:
     """Return the ascending numbers of a comma-separated list, each once."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = split(text)
     if not parts or not all(part.isdecimal() and len(part) < 8 for part in parts):
         raise InputError(f"directions: got {text!r}, expected integers from 0, separated by commas")
     return sorted(set(integers("directions", map(int, parts))))

@@ -20,6 +20,7 @@ from experiments.folders import RunSettings, test_percent, test_perplexity
 from experiments.recurrent_distances import DIRECT, POSITIONS, REPEATS, UNRELATED, compared_repeats, state_distances
 from experiments.recurrent_summary import conclusion, tables
 from experiments.registry import Experiment, PublishedTable
+from experiments.settings import split
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.data import Dataset
@@ -76,7 +77,7 @@ class Settings(RunSettings, FeatureSettings):
 
     def parse_shares(self) -> tuple[int, ...]:
         """Return the percentages in ascending order."""
-        parts = [part.strip() for part in self.shares.split(",") if part.strip()]
+        parts = split(self.shares)
         if len(parts) < 2 or not all(part.isdecimal() and 1 <= int(part) <= 100 for part in parts):
             raise InputError(f"shares: got {self.shares!r}, expected two or more whole percentages from 1 to 100")
         return tuple(sorted({*map(int, parts)}))

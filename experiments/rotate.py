@@ -18,10 +18,10 @@ from tqdm import tqdm
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.folders import run_folder, test_percent
+from experiments.folders import run_folder, run_on_zoos, test_percent
 from experiments.registry import Experiment, PublishedTable
 from experiments.rotation_summary import caption, conclusion, summary, title, uses_batch_norm, uses_relu
-from experiments.settings import short_name, zoo_folder
+from experiments.settings import short_name, split, zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import models, plots
@@ -35,7 +35,7 @@ from symjax.rotation.cost import retraining_flops
 from symjax.rotation.partition import group_units, split_units
 from symjax.rotation.results import RotationResults, Unit, layer_name
 from symjax.training import Recipe
-from symjax.zoo import Zoo, ZooConfig
+from symjax.zoo import Group, Zoo, ZooConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Settings(SharedSettings):
 
     def configs(self) -> dict[str, ZooConfig]:
         """Return the configuration of the zoo of each model, by name."""
-        names = list(dict.fromkeys(name.strip() for name in self.model.split(",") if name.strip()))
+        names = split(self.model)
         if not names:
             raise InputError(f"model: got {self.model!r}, expected names of {', '.join(models.MODELS)}")
         configs = {name: self._for_model(name).zoo_config() for name in names}
@@ -167,14 +167,13 @@ def main(settings: Settings) -> Summary:
     out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
     structures = {name: configs[name].identity(dataset)["structure"] for name in configs}
     RotationResults(out.path).check_structures(structures)
-    dry_run.stop(
-        settings, config, dataset, out.path, lambda: phases(settings, configs, plans, dataset, seeds, units, out.path)
-    )
-    zoos = {
-        name: settings.train_zoo(model_config, dataset, settings.zoo or zoo_folder(model_config), seeds=seeds)
-        for name, model_config in configs.items()
+    groups = {
+        f"{name} to train" if len(configs) > 1 else "members to train": Group(c, seeds, settings.zoo or zoo_folder(c))
+        for name, c in configs.items()
     }
-    with out.open() as folder:
+    own_phases = partial(phases, settings.memory_limit, configs, plans, dataset, units)
+    with run_on_zoos(settings, groups, dataset, out, own_phases) as (folder, trained):
+        zoos = dict(zip(configs, trained, strict=True))
         results = RotationResults(folder)
         results.add_structures(structures)
         missing = hosts.all_agree("missing rows", lambda: results.missing(units))
@@ -201,18 +200,12 @@ def main(settings: Settings) -> Summary:
 
 
 def phases(
-    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, RotationPlan], dataset, seeds, units, folder
+    limit: float | None, configs: dict[str, ZooConfig], plans: dict[str, RotationPlan], dataset, units, folder: Path
 ) -> list[dry_run.Phase]:
-    """Return the phases of a dry run: for each model the training of its zoo, and the retraining."""
-    limit, results = settings.memory_limit, RotationResults(folder)
-    training, matrices = ["members to train"], ["matrices"]
-    if len(configs) > 1:
-        training, matrices = ([f"{name} {what}" for name in configs] for what in ("to train", "matrices"))
-    result = []
-    for phase_name, config in zip(training, configs.values(), strict=True):
-        path = settings.zoo or zoo_folder(config)
-        result.append(dry_run.zoo_phase(config, dataset, seeds, path, limit, name=phase_name))
-    for phase_name, (name, config) in zip(matrices, configs.items(), strict=True):
+    """Return the phase of a dry run in which each model retrains."""
+    results, result = RotationResults(folder), []
+    for name, config in configs.items():
+        phase_name = f"{name} matrices" if len(configs) > 1 else "matrices"
         model_units = [unit for unit in units if unit[0] == name]
         missing = results.missing(model_units)
         to_do = sum(len(cases) for *_, cases in missing)
@@ -257,7 +250,7 @@ def parse_layers(text: str, count: int) -> list[int]:
     """Parse comma-separated numbers of convolutions from 1; return indices of points."""
     if text == "all":
         return list(range(count))
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = split(text)
     if not parts or not all(part.isdecimal() and 1 <= int(part) <= count for part in parts):
         raise InputError(f"layers: got {text!r}, expected numbers from 1 to {count} with commas between, or all")
     return sorted({int(part) - 1 for part in parts})

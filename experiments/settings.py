@@ -134,6 +134,11 @@ class ZooSettings:
             return config.load_dataset(test_size=self.test_size)
 
 
+def split(text: str) -> list[str]:
+    """Return the parts of a comma-separated text that are not blank, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
 def zoo_folder(config: ZooConfig) -> Path:
     """Return the default folder of the zoo of `config`."""
     model = re.sub(r"\W", "-", config.model)
