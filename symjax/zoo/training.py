@@ -182,12 +182,10 @@ def train_together(
     Example:
       >>> import jax, numpy as np, symjax
       >>> def init(key):
-      ...     return {"hidden": jax.random.normal(key, (3, 4)), "out": jax.random.normal(key, (4, 2))}
-      >>> def mlp(params, x):
-      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      ...     return jax.random.normal(key, (3, 2))
       >>> x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
       >>> arrays = {"x_train": x, "y_train": np.arange(32) % 2, "x_test": x, "y_test": np.arange(32) % 2}
-      >>> net = symjax.Network.from_function(mlp, init=init, example=x[:1])
+      >>> net = symjax.Network.from_function(lambda w, x: x @ w, init=init, example=x[:1])
       >>> import pathlib, tempfile
       >>> from symjax.zoo import Group, ZooConfig, train_together
       >>> recipe = symjax.training.Recipe(epochs=1, batch_size=14)
