@@ -62,7 +62,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def digest(*arrays: np.ndarray) -> str:
+def digest(*arrays: Any) -> str:
     """Return a hash of the entries of arrays."""
     result = hashlib.blake2b(digest_size=8)
     for array in arrays:  # as bytes, since some dtypes do not support the buffer protocol
