@@ -64,9 +64,7 @@ def main(settings: Settings) -> Summary:
     with sweep(settings, families, "lasso") as result:
         plots.sparsity(result.table, result.folder / "sparsity")
         tables = {f"{CAPTION}, {result.over_pairs}": summary(result.table)}
-        return Summary(
-            result.folder, result.title, result.with_warning(conclusion(result.table)), tables, ("sparsity",)
-        )
+        return result.summary(conclusion(result.table), tables, ["sparsity"])
 
 
 CHEAP = 5.0  # largest penalty in percentage points of a cheap lasso
