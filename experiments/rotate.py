@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.folders import run_folder, run_on_zoos, test_percent
+from experiments.folders import RunSettings, run_folder, run_on_zoos, test_percent
 from experiments.registry import Experiment, PublishedTable
 from experiments.rotation_summary import caption, conclusion, summary, title, uses_batch_norm, uses_relu
 from experiments.settings import short_name, split, zoo_folder
@@ -64,7 +64,7 @@ EXPERIMENT = Experiment(
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(SharedSettings):
+class Settings(RunSettings, SharedSettings):
     model: str = "mcnn_k,mcnn_k_sigmoid"
     """Comma-separated names of symjax.models.MODELS, or package.module:build; the models must be plain chains of
     convolutions. The published ones (..._k) have no batch norm, which would undo part of the effect of a matrix."""
@@ -96,8 +96,6 @@ class Settings(SharedSettings):
     Features of a single layer that do not fit are computed in blocks in every epoch."""
     zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
     """Folder of the zoo of a single model; missing members are trained."""
-    out: Annotated[Path | None, optional("DIR", "under runs/rotate/, named by the settings")] = None
-    """Folder of the results."""
 
     def configs(self) -> dict[str, ZooConfig]:
         """Return the configuration of the zoo of each model, by name."""
