@@ -62,17 +62,12 @@ def main(settings: Settings) -> Summary:
 
         rates = table.groupby("family", sort=False).learning_rate.agg(lambda r: r.value_counts().to_dict())
         validation = by_layer("val_accuracy")
-        return Summary(
-            result.folder,
-            result.title,
-            result.with_warning(f"Best on the validation split: {validation['mean'].idxmax()}."),
-            {
-                f"validation accuracy, {result.over_pairs}": validation,
-                "penalty in percentage points (test)": by_layer("penalty"),
-                "learning rates chosen, and how often": rates.to_frame(),
-            },
-            (),
-        )
+        tables = {
+            f"validation accuracy, {result.over_pairs}": validation,
+            "penalty in percentage points (test)": by_layer("penalty"),
+            "learning rates chosen, and how often": rates.to_frame(),
+        }
+        return result.summary(f"Best on the validation split: {validation['mean'].idxmax()}.", tables, [])
 
 
 if __name__ == "__main__":

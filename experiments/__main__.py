@@ -6,5 +6,5 @@ if __name__ == "__main__":
     commands = registry.commands()
     width = max(map(len, commands))
     print("python -m experiments.NAME [--help], where NAME is one of\n")
-    for name, module in commands.items():
-        print(f"  {name:{width}}  {(module.__doc__ or '').splitlines()[0]}")
+    for name, description in commands.items():
+        print(f"  {name:{width}}  {description}")

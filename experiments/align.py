@@ -9,23 +9,28 @@ import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from experiments import dry_run
 from experiments.command import run_command
-from experiments.defaults import optional
-from experiments.features import in_blocks, layers_option, parse_measures, samples_option, select_models
-from experiments.folders import clean_accuracy, run_folder
+from experiments.features import (
+    in_blocks,
+    layers_option,
+    parse_measures,
+    samples_option,
+    select_members,
+    select_models,
+)
+from experiments.folders import RunSettings, clean_accuracy
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
-from symjax import plots, zoo
+from symjax import plots
 from symjax.errors import InputError
-from symjax.ops import hosts, parallel
+from symjax.ops import hosts
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.pairs import draw_pairs
@@ -73,7 +78,7 @@ EXPERIMENT = Experiment(
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(SharedSettings):
+class Settings(RunSettings, SharedSettings):
     measures: str = "procrustes,wreath_procrustes,cka,channel_normalized_cka,wreath_cka,svcca"
     """Comma-separated names of symjax.similarity.MEASURES. channel_normalized_cka is the orthogonal CKA of Godfrey et
     al. 2022."""
@@ -90,10 +95,6 @@ class Settings(SharedSettings):
     flatten, each channel of each pixel as a neuron; positions, each pixel as a sample; first or last, one position;
     default, the default of each measure, which is positions for the CCA family and Procrustes, and flatten for CKA.
     With positions, the CCA family and CKA need equal map sizes; if sizes differ, only equal layers are compared."""
-    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
-    """Folder of the zoo; missing members are trained."""
-    out: Annotated[Path | None, optional("DIR", "under runs/align/, named by the settings")] = None
-    """Folder of the results."""
 
 
 def main(settings: Settings) -> Summary:
@@ -107,23 +108,19 @@ def main(settings: Settings) -> Summary:
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
     document = {"zoo": config.identity(dataset), "layers": layers}
     document |= {name: getattr(settings, name) for name in ("examples", "samples", "test_size")}
-    out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
-    zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit
+    limit = settings.memory_limit
 
-    def phases() -> list[dry_run.Phase]:
-        missing = missing_pairs(ResultTable(out.path, ROWS), measures, pairs)
+    def phases(folder: Path) -> list[dry_run.Phase]:
+        missing = missing_pairs(ResultTable(folder, ROWS), measures, pairs)
         needed, to_do = needed_seeds(missing), sum(map(len, missing.values()))
         counts = {"to_do": len(needed), "there": len(seeds) - len(needed), "together": len(needed)}
         counts |= {"images": min(settings.examples, len(dataset.test)), "samples": "positions", "limit": limit}
         return [
-            dry_run.zoo_phase(config, dataset, seeds, zoo_path, limit),
             dry_run.layers_phase("members to evaluate", config, dataset, layers, **counts),
             dry_run.Phase("pairs to compare", to_do, len(measures) * len(pairs) - to_do),
         ]
 
-    dry_run.stop(settings, config, dataset, out.path, phases)
-    trained = settings.train_zoo(config, dataset, zoo_path, seeds=seeds)
-    with out.open() as folder:
+    with settings.run("align", dataset, document, phases, seeds=seeds) as (folder, trained):
         results = ResultTable(folder, ROWS)
         missing = hosts.all_agree("missing rows", lambda: missing_pairs(results, measures, pairs))
         missing = {measure: hosts.local_shard(measure_pairs) for measure, measure_pairs in missing.items()}
@@ -165,13 +162,6 @@ def main(settings: Settings) -> Summary:
 def needed_seeds(missing: dict[str, list[tuple[int, int]]]) -> list[int]:
     """Return the seeds of the members that are in any of the pairs."""
     return sorted({seed for pairs in missing.values() for pair in pairs for seed in pair})
-
-
-def select_members(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
-    """Return the zoo of the members with these seeds."""
-    members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
-    metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
-    return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
 
 
 def degenerate(features: dict[str, np.ndarray]) -> str:
@@ -229,8 +219,7 @@ def missing_pairs(
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     """Return mean and standard deviation (n - 1) over pairs, by measure (rows) and layer (columns)."""
     grouped = plots.equal_layers(table).groupby(["measure", "layer"], sort=False).value
-    text = mean_and_deviation(grouped, 3).unstack("layer")[layers].loc[list(table.measure.unique())]
-    return text.rename_axis(index=None, columns=None)
+    return mean_and_deviation(grouped, 3).unstack(sort=False)[layers].rename_axis(index=None, columns=None)
 
 
 def conclusion(table: pd.DataFrame, layers: list[str]) -> str:

@@ -28,16 +28,15 @@ Settings = HistorySettings
 
 
 def main(settings: Settings) -> Summary:
-    history = settings.history("classes", ROWS, [MEASURE])
-    layers, network = history.layers, history.zoo.network
-    images, labels = settings.selected_images(history.dataset)
-    names = list(history.dataset.class_names)
-    with history.out.open() as folder:
+    with settings.history("classes", ROWS, [MEASURE]) as history:
+        folder, layers, network = history.folder, history.layers, history.zoo.network
+        images, labels = settings.selected_images(history.dataset)
+        names = list(history.dataset.class_names)
 
         def compute(features, end, measure, epochs):  # labels of positions, if they have them
             return dynamics.class_correlations(features, labels.reshape(-1), names, epochs)
 
-        table = history.follow(folder, compute)
+        table = history.follow(compute)
         channels = {point.name: point.channels for point in network.points}
         chance = {layer: dynamics.chance_correlation(channels[layer], len(images)) for layer in layers}
         count = len(history.zoo)
@@ -68,7 +67,7 @@ def main(settings: Settings) -> Summary:
             f"{caption} (chance: of unrelated labels)": last,
             f"{layers[-1]}: {epochs_caption}": class_table(ends),
         }
-        return Summary(folder, history.title(folder), conclusion(ends, layers[-1]), tables, ("classes", "layers"))
+        return Summary(folder, history.title, conclusion(ends, layers[-1]), tables, ("classes", "layers"))
 
 
 def class_table(ends: pd.DataFrame) -> pd.DataFrame:

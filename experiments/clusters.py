@@ -7,6 +7,7 @@ rates on scikit-learn's digits. A repeated command computes nothing; more seeds 
 """
 
 import dataclasses
+import itertools
 import zlib
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.folders import run_folder, test_percent
+from experiments.folders import run_folder, run_on_zoos, test_percent
 from experiments.layer_distances import LayerSettings, pair_distances
 from experiments.registry import Experiment, PublishedTable
 from experiments.settings import zoo_folder
@@ -30,7 +30,7 @@ from symjax.errors import InputError
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.tables import interval_text
-from symjax.zoo import ZooConfig
+from symjax.zoo import Group, ZooConfig
 
 EXPERIMENT = Experiment(
     place=150,
@@ -65,22 +65,8 @@ def main(settings: Settings) -> Summary:
     document |= {name: getattr(settings, name) for name in ("examples", "samples", "test_size")}
     out = run_folder("clusters", settings.run_name, document, dataset, settings.out)
 
-    def phases() -> list[dry_run.Phase]:
-        return [
-            dry_run.zoo_phase(
-                config,
-                dataset,
-                seeds,
-                zoo_folder(config),
-                settings.memory_limit,
-                name=f"members of learning rate {config.recipe.learning_rate!r} to train",
-            )
-            for config, seeds in groups
-        ]
-
-    dry_run.stop(settings, settings.zoo_config(), dataset, out.path, phases)
-    zoos = [settings.train_zoo(config, dataset, zoo_folder(config), seeds=seeds) for config, seeds in groups]
-    with out.open() as folder:
+    named = {f"members of learning rate {g.config.recipe.learning_rate!r} to train": g for g in groups}
+    with run_on_zoos(settings, named, dataset, out) as (folder, zoos):
         models = accuracy_table(folder, zoos, dataset, settings.memory_limit)
         distances = distance_matrix(folder, zoos, dataset, settings)
         clusters = models.assign(cluster=cluster(distances, len(groups)))
@@ -101,8 +87,8 @@ def main(settings: Settings) -> Summary:
         )
 
 
-def zoo_groups(settings: Settings) -> list[tuple[ZooConfig, tuple[int, ...]]]:
-    """Return the configuration and the seeds of the networks of each learning rate, ascending; no seed occurs twice."""
+def zoo_groups(settings: Settings) -> list[Group]:
+    """Return the zoo of each learning rate, ascending; no seed occurs twice."""
     if settings.learning_rate is not None:
         raise InputError(f"learning_rate: got {settings.learning_rate}, expected --learning-rates")
     rates, seeds = settings.learning_rates, settings.parse_seeds()
@@ -114,12 +100,10 @@ def zoo_groups(settings: Settings) -> list[tuple[ZooConfig, tuple[int, ...]]]:
         raise InputError(f"seeds: got {max(seeds)}, expected seeds below {SEEDS_PER_RATE}")
     # The seeds of a rate depend on this rate alone, so that other rates and more seeds reuse its networks.
     offsets = {rate: SEEDS_PER_RATE * (zlib.crc32(repr(rate).encode()) % 10**5) for rate in sorted(rates)}
+    configs = {rate: dataclasses.replace(settings, learning_rate=rate).zoo_config() for rate in offsets}
     return [
-        (
-            dataclasses.replace(settings, learning_rate=rate).zoo_config(),
-            tuple(seed + offset for seed in seeds),
-        )
-        for rate, offset in offsets.items()
+        Group(config, tuple(seed + offsets[rate] for seed in seeds), zoo_folder(config))
+        for rate, config in configs.items()
     ]
 
 
@@ -143,8 +127,8 @@ def accuracy_table(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, limit: f
 def distance_matrix(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, settings: Settings) -> pd.DataFrame:
     """Return the symmetric matrix of distances between all networks; compute the missing pairs."""
     labels = [label(members.config, seed) for members in zoos for seed in members.seeds]
-    pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
-    requested, results = pd.DataFrame(pairs, columns=list(ROWS.key)), ResultTable(folder, ROWS)
+    requested = pd.DataFrame(itertools.combinations(labels, 2), columns=list(ROWS.key))
+    results = ResultTable(folder, ROWS)
     missing = results.missing(requested)
     if len(missing):
         members = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(zoo.members for zoo in zoos))

@@ -49,9 +49,9 @@ def main(settings: Settings) -> Summary:
         raise InputError(f"curves: got {settings.curves}, expected 2 or more")
     if settings.samples != "pool":
         raise InputError(f"samples: got {settings.samples}, expected pool: rows of Bartlett's test must be independent")
-    history = settings.history("coefficients", ROWS, [MEASURE])
-    with history.out.open() as folder:
-        table = history.follow(folder, correlations)
+    with settings.history("coefficients", ROWS, [MEASURE]) as history:
+        folder = history.folder
+        table = history.follow(correlations)
         epochs = np.array(history.epochs)
         shown = epochs[np.unique(np.rint(np.linspace(0, len(epochs) - 1, settings.curves)).astype(int))]
         plots.mean_curves(
@@ -61,7 +61,6 @@ def main(settings: Settings) -> Summary:
             y="correlation",
             line="epoch",
             panel="layer",
-            xlabel="rank",
             ylabel="correlation with the end",
             ordered=True,
         )
@@ -70,7 +69,7 @@ def main(settings: Settings) -> Summary:
         counts_table = text.unstack("epoch")[list(history.epochs)].loc[history.layers].rename_axis(index=None)
         caption = f"correlations that differ from zero (Bartlett's test, level .05), {over_networks(len(history.zoo))}"
         return Summary(
-            folder, history.title(folder), conclusion(table, history.layers), {caption: counts_table}, ("coefficients",)
+            folder, history.title, conclusion(table, history.layers), {caption: counts_table}, ("coefficients",)
         )
 
 

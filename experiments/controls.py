@@ -77,8 +77,3 @@ def other_labels(config: ZooConfig, folder: Path) -> tuple[ZooConfig, Path]:
 def control_fronts(network: Network, permuted: Zoo, seed: int) -> Mapping[str, Member]:
     """Return the fronts of the controls of the member of a seed."""
     return {UNTRAINED: initial_member(network, np.int32(seed)), OTHER_LABELS: permuted.member(seed)}
-
-
-def front_seeds(pairs: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Return the seeds of the fronts of pairs."""
-    return tuple(sorted({a for a, _ in pairs}))

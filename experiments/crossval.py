@@ -67,16 +67,11 @@ def main(settings: Settings) -> Summary:
         plots.chosen_values(chosen, values, result.folder / "choices")
         counts = pd.crosstab(chosen.hyperparameter, chosen.layer).reindex(index=values, columns=chosen.layer.unique())
         counts = counts.fillna(0).astype(int).rename(index="{:g}".format).rename_axis(index=None, columns=None)
-        return Summary(
-            result.folder,
-            result.title,
-            result.with_warning(conclusion(fixed, chosen)),
-            {
-                f"stitching penalty in percentage points, {result.over_pairs}": StitchResults.summary(both),
-                "how often each value was chosen": counts,
-            },
-            ("penalties", "choices"),
-        )
+        tables = {
+            f"stitching penalty in percentage points, {result.over_pairs}": StitchResults.summary(both),
+            "how often each value was chosen": counts,
+        }
+        return result.summary(conclusion(fixed, chosen), tables, ["penalties", "choices"])
 
 
 def conclusion(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:

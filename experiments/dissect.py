@@ -14,14 +14,14 @@ from typing import Annotated
 import numpy as np
 
 from experiments import dry_run
-from experiments.align import select_members
 from experiments.command import run_command
 from experiments.defaults import optional
 from experiments.dissect_rows import ROWS, UNITS, Request, sample_bases, to_tables
 from experiments.dissect_summary import conclusion, tables
-from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, run_folder
+from experiments.features import select_members
+from experiments.folders import ACCURACY, ACCURACY_B, RunSettings, clean_accuracy, run_folder
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import ZooSettings, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import models, plots
 from symjax.checks import integer, short
@@ -52,7 +52,7 @@ DEFAULTS = {"width": 8, "epochs": 8, "learning_rate": 1e-2, "flip": False, "tran
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(ZooSettings):
+class Settings(RunSettings):
     dataset: str = COMPOSITES
     """Data set on which the networks are trained: the default, composites with masks of their concepts; or, with
     --concepts, any images, as in python -m experiments.zoo."""
@@ -88,8 +88,6 @@ class Settings(ZooSettings):
     """A unit detects a concept if its best IoU exceeds this value."""
     zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
     """Folder with a folder for each zoo; missing members are trained."""
-    out: Annotated[Path | None, optional("DIR", "under runs/dissect/, named by the settings")] = None
-    """Folder of the results."""
 
     def zoo_config(self) -> ZooConfig:
         """Return the configuration of the model as it is named, with the defaults of this experiment on composites."""
@@ -113,7 +111,7 @@ class Settings(ZooSettings):
         without = dataclasses.replace(config, model_options={**options, "residual_relu": False})
         return {"with ReLU": config, "without ReLU": without}
 
-    def zoo_path(self, variant: str, config: ZooConfig) -> Path:
+    def variant_path(self, variant: str, config: ZooConfig) -> Path:
         """Return the folder of a variant's zoo."""
         return self.zoo / variant.replace(" ", "_") if self.zoo else zoo_folder(config)
 
@@ -160,9 +158,8 @@ def main(settings: Settings) -> Summary:
     document["concepts"] = str(settings.concepts.resolve()) if settings.concepts else "composites"
     out = run_folder("dissect", zoo_folder(first).name, document, dataset, settings.out)
     dry_run.stop(settings, first, dataset, out.path, lambda: phases(settings, request, dataset, out.path, segmented))
-    zoos = {
-        name: settings.train_zoo(config, dataset, settings.zoo_path(name, config)) for name, config in variants.items()
-    }
+    paths = {name: settings.variant_path(name, config) for name, config in variants.items()}
+    zoos = {name: settings.train_zoo(config, dataset, paths[name]) for name, config in variants.items()}
     with out.open() as folder:
         accuracies = {
             name: clean_accuracy(folder, trained, dataset, settings.memory_limit, schema)
@@ -194,7 +191,7 @@ def phases(settings: Settings, request: Request, dataset, folder: Path, segmente
     images = 2 * len(segmented)  # there are two passes
     for name, config in request.variants.items():
         suffix = f", {name}" if len(request.variants) > 1 else ""
-        path = settings.zoo_path(name, config)
+        path = settings.variant_path(name, config)
         results.append(dry_run.zoo_phase(config, dataset, request.seeds, path, limit, name=f"members to train{suffix}"))
         to_do = len(request.missing_seeds(ResultTable(folder, ROWS), name))
         counts = {"to_do": to_do, "there": len(request.seeds) - to_do, "together": to_do, "images": images}

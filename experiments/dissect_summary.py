@@ -25,8 +25,8 @@ def tables(table: pd.DataFrame, concepts: int, threshold: float, members: int) -
 
 def means(table: pd.DataFrame, value: str) -> pd.DataFrame:
     """Return means and deviations as text, with rows of variants and layers and columns of bases."""
-    text = mean_and_deviation(table.groupby(["variant", "layer", "basis"], sort=False)[value], DIGITS[value])
-    text = text.unstack("basis")[list(table.basis.unique())]
+    grouped = table.groupby(["variant", "layer", "basis"], sort=False)[value]
+    text = mean_and_deviation(grouped, DIGITS[value]).unstack(sort=False)
     text.index = [", ".join(names) for names in text.index]
     return text.rename_axis(columns=None)
 
@@ -44,7 +44,7 @@ def verdict(low: float, high: float, members: int) -> str:
     return "rises" if members >= 3 and low > 0 else "no change is shown"
 
 
-def interval_text(centre: float, low: float, high: float, digits: int) -> str:
+def signed_interval(centre: float, low: float, high: float, digits: int) -> str:
     """Return a signed mean and its interval as text."""
     return f"{centre:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
@@ -70,7 +70,7 @@ def conclusion(table: pd.DataFrame, powers: Sequence[float], members: int) -> st
             parts = []
             for value, name in VALUES.items():
                 centre, low, high = mean_interval(by_variant[variant][value])
-                change = interval_text(centre, low, high, DIGITS[value])
+                change = signed_interval(centre, low, high, DIGITS[value])
                 parts.append(
                     f"{name} {mean(original[value]):.{DIGITS[value]}f}, change {change} ({verdict(low, high, members)})"
                 )
@@ -81,7 +81,7 @@ def conclusion(table: pd.DataFrame, powers: Sequence[float], members: int) -> st
             for value, name in VALUES.items():
                 # Both zoos have the same seeds, and so the same rotations, initial weights and batches.
                 difference = mean_interval(with_relu[value] - without[value])
-                parts.append(f"{name} {interval_text(*difference, DIGITS[value])}")
+                parts.append(f"{name} {signed_interval(*difference, DIGITS[value])}")
             lines.append(f"{layer}, change with ReLU minus change without: {'; '.join(parts)}.")
     largest = max(
         abs(changes(rows, value, kind)).max()

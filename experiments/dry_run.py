@@ -117,9 +117,7 @@ def zoo_phases(
     left = []
     for config, seeds, folder in groups.values():
         network = zoo.check(config, dataset, execution)
-        if config.rule is not None:
-            group = Group(config, seeds, folder)
-            zoo.check_rule(config.rule, [group], dataset, execution, jax.local_device_count(), limit)
+        zoo.check_rule(config, seeds, dataset, execution, jax.local_device_count(), limit)
         if limit is not None:  # the evaluation must fit, too
             metric = config.recipe.metric
             zoo.evaluation_program(network, dataset.test, metric=metric).memory.max_members(limit)

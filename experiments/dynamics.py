@@ -52,9 +52,9 @@ class Settings(HistorySettings):
 
 def main(settings: Settings) -> Summary:
     measures = parse_measures(settings.measures, "similarity")
-    history = settings.history("dynamics", ROWS, measures)
-    with history.out.open() as folder:
-        table = history.follow(folder, dynamics.similarity_to_end)
+    with settings.history("dynamics", ROWS, measures) as history:
+        folder = history.folder
+        table = history.follow(dynamics.similarity_to_end)
         has_layer_pairs = plots.layers_by_layers(table, folder / "layers") is not None
         plots.layers_by_time(table, folder / "time")
         same = table[table.layer == table.end_layer]
@@ -80,7 +80,7 @@ def main(settings: Settings) -> Summary:
             )
         }
         figures = (*["layers"] * has_layer_pairs, "time", "curves")
-        return Summary(folder, history.title(folder), conclusion(ends, history.layers), tables, figures)
+        return Summary(folder, history.title, conclusion(ends, history.layers), tables, figures)
 
 
 def conclusion(ends: pd.DataFrame, layers: list[str]) -> str:

@@ -8,12 +8,14 @@ from typing import Literal
 import numpy as np
 
 from experiments.dry_run import Phase, layers_phase
-from experiments.settings import ZooSettings
+from experiments.settings import ZooSettings, split
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Member, Network
+from symjax.ops import parallel
 from symjax.representations import as_maps, features_of
 from symjax.similarity import MEASURES
+from symjax.zoo import Zoo
 
 MODELS_IN_BLOCK, PAIRS_IN_BLOCK = 8, 32
 
@@ -132,6 +134,13 @@ def select_models(features: dict[str, np.ndarray], models: Sequence, pairs: Iter
     return features, [models[position] for position in positions]
 
 
+def select_members(trained: Zoo, seeds: Sequence[int]) -> Zoo:
+    """Return the zoo of the members with these seeds."""
+    members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
+    metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
+    return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
+
+
 def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:
     """Return names of measures without repeats.
 
@@ -143,7 +152,7 @@ def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -
     Raises:
       InputError: no name, an unknown one, or a measure of another kind.
     """
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = split(text)
     allowed = [name for name, measure in MEASURES.items() if kind in (None, measure.kind)]
     wrong = [
         f"{name!r} is a {MEASURES[name].kind}" if name in MEASURES else f"{name!r} is unknown"

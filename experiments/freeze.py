@@ -18,9 +18,9 @@ from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
 from experiments.features import FeatureSettings, parse_measures
-from experiments.folders import run_folder, test_percent
+from experiments.folders import RunSettings, run_folder, test_percent
 from experiments.registry import Experiment
-from experiments.settings import zoo_folder
+from experiments.settings import split, zoo_folder
 from experiments.summary import Summary
 from symjax import freezing, plots
 from symjax.errors import InputError
@@ -41,7 +41,7 @@ EXPERIMENT = Experiment(place=90)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(FeatureSettings):
+class Settings(RunSettings, FeatureSettings):
     schedules: str = "linear,similarity"
     """Comma-separated schedules. linear: layers are frozen at equal intervals. similarity: a layer is frozen after an
     epoch in which it has hardly changed, once all layers below are frozen; the schedule is determined during training.
@@ -61,12 +61,10 @@ class Settings(FeatureSettings):
     zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
     """Folder of the zoo of normal training; missing members are trained. The zoos of schedules are in folders next to
     it, with the schedule appended to the name."""
-    out: Annotated[Path | None, optional("DIR", "under runs/freeze/, named by the settings")] = None
-    """Folder of the results."""
 
     def parse_schedules(self) -> list[str]:
         """Return the names of schedules without repeats."""
-        names = list(dict.fromkeys(name.strip() for name in self.schedules.split(",") if name.strip()))
+        names = split(self.schedules)
         wrong = [name for name in names if name not in SCHEDULES and not re.fullmatch(r"\d{1,6}(/\d{1,6})*", name)]
         if wrong or not names:
             expected = f"{', '.join(SCHEDULES)} or lists such as 2/4/6/8, separated by commas"
@@ -93,7 +91,7 @@ def main(settings: Settings) -> Summary:
     document["linear"] = [settings.begin, settings.end]
     document["similarity"] = {name: getattr(settings, name) for name in SIMILARITY_FLAGS}
     out = run_folder("freeze", zoo_folder(config).name, document, dataset, settings.out)
-    normal = settings.zoo or zoo_folder(config)
+    normal = settings.zoo_path()
     dry_run.stop(settings, config, dataset, out.path, lambda: phases(settings, dataset, normal, configs))
     zoos = {
         name: settings.train_zoo(config, dataset, zoo_path(normal, config.freeze)) for name, config in configs.items()

@@ -1,8 +1,9 @@
 """Shared code of the commands that follow networks during training: a zoo with snapshots, and results by epoch."""
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -12,8 +13,8 @@ import pandas as pd
 from experiments import dry_run
 from experiments.defaults import optional
 from experiments.features import FeatureSettings
-from experiments.folders import RunFolder, clean_accuracy, run_folder
-from experiments.settings import zoo_folder
+from experiments.folders import RunSettings, clean_accuracy
+from experiments.settings import split, zoo_folder
 from symjax import dynamics, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
@@ -27,7 +28,7 @@ LEVEL = 0.95  # similarity with the trained layer from which a layer counts as c
 
 
 @dataclasses.dataclass(frozen=True)
-class HistorySettings(FeatureSettings):
+class HistorySettings(RunSettings, FeatureSettings):
     """A zoo with snapshots of its training."""
 
     checkpoints: Annotated[str | None, optional("EPOCHS", "all of up to 11, otherwise 12, denser at the start")] = None
@@ -36,15 +37,13 @@ class HistorySettings(FeatureSettings):
     zoo: Annotated[Path | None, optional("DIR", "under runs/zoo/, named by the settings and checkpoints")] = None
     """Folder of the zoo; missing members are trained. Existing members must have been trained with snapshots of these
     epochs."""
-    out: Annotated[Path | None, optional("DIR", "under runs/, named by the command and the settings")] = None
-    """Folder of the results."""
 
     def parse_checkpoints(self) -> tuple[int, ...]:
         """Return the epochs in ascending order: two or more, including the last."""
         last = self.zoo_config().recipe.epochs
         if self.checkpoints is None:
             return dynamics.checkpoints(last)
-        parts = [part.strip() for part in self.checkpoints.split(",") if part.strip()]
+        parts = split(self.checkpoints)
         if parts == ["all"]:
             return tuple(range(last + 1))
         if not parts or not all(part.isdecimal() and int(part) <= last for part in parts):
@@ -56,8 +55,13 @@ class HistorySettings(FeatureSettings):
             raise InputError(f"checkpoints: got {self.checkpoints!r}, expected an epoch before the last, {last}")
         return epochs
 
-    def history(self, kind: str, schema: Schema, measures: list[str]) -> "History":
-        """Train missing members, and return the history; all flags are checked before.
+    def zoo_path(self) -> Path:
+        """Return the folder of the zoo."""
+        return self.zoo or snapshots_folder(self.zoo_config(), self.parse_checkpoints())
+
+    @contextlib.contextmanager
+    def history(self, kind: str, schema: Schema, measures: list[str]) -> Iterator["History"]:
+        """Train missing members, and lock the run folder for a `with` statement, whose value is the history.
 
         Args:
           kind: name of the command.
@@ -69,33 +73,20 @@ class HistorySettings(FeatureSettings):
         layers = self.parse_layers(dataset)
         document = {name: getattr(self, name) for name in ("images", "examples", "samples", "test_size")}
         document |= {"zoo": config.identity(dataset), "layers": layers}
-        out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out)
-        path = self.zoo or snapshots_folder(config, epochs)
 
-        def phases() -> list[dry_run.Phase]:
-            missing = ResultTable(out.path, schema).missing(snapshot_keys(measures, seeds, epochs))
+        def phases(folder: Path) -> list[dry_run.Phase]:
+            missing = ResultTable(folder, schema).missing(snapshot_keys(measures, seeds, epochs))
             # Each network is also evaluated at the end of its training.
             counts_by_seed = [1 + count for count in missing.groupby("seed").epoch.nunique()]
             counts = {"to_do": sum(counts_by_seed), "there": 0, "together": max(counts_by_seed, default=0)}
             total, to_do = len(seeds) * len(measures) * len(epochs), len(missing)
             return [
-                dry_run.zoo_phase(config, dataset, seeds, path, self.memory_limit, keep=epochs),
                 self.layers_phase("snapshots to evaluate", dataset, layers, **counts),
                 dry_run.Phase("snapshots to compare", to_do, total - to_do),
             ]
 
-        dry_run.stop(self, config, dataset, out.path, phases)
-        return History(
-            self,
-            out,
-            self.train_zoo(config, dataset, path, keep=epochs),
-            path,
-            dataset,
-            layers,
-            schema,
-            measures,
-            epochs,
-        )
+        with self.run(kind, dataset, document, phases, keep=epochs) as (folder, trained):
+            yield History(self, folder, trained, dataset, layers, schema, measures, epochs)
 
 
 def snapshots_folder(config: ZooConfig, epochs: Sequence[int]) -> Path:
@@ -119,9 +110,8 @@ class History(NamedTuple):
 
     Attributes:
       settings: settings of the command.
-      out: the run folder.
+      folder: the run folder, which is locked until the context ends.
       zoo: members at the end of their training.
-      zoo_path: folder of the zoo, with the snapshots.
       dataset: the images.
       layers: names of layers.
       schema: schema of the table of results.
@@ -130,32 +120,31 @@ class History(NamedTuple):
     """
 
     settings: HistorySettings
-    out: RunFolder
+    folder: Path
     zoo: Zoo
-    zoo_path: Path
     dataset: Dataset
     layers: list[str]
     schema: Schema
     measures: list[str]
     epochs: tuple[int, ...]
 
-    def follow(self, folder: Path, compute: Callable) -> pd.DataFrame:
-        """Return rows for all measures, seeds and epochs; those that `folder` lacks are computed.
+    def follow(self, compute: Callable) -> pd.DataFrame:
+        """Return rows for all measures, seeds and epochs; missing ones are computed.
 
         Args:
-          folder: the run folder.
           compute: `compute(features, end, measure, epochs)` returns the rows of one network. `features` are its layers
             after each of the epochs, {name: (epochs, n, ...)}, and `end` those at the end of the training,
             {name: (n, ...)}.
         """
-        results = ResultTable(folder, self.schema)
+        results = ResultTable(self.folder, self.schema)
+        path = self.settings.zoo_path()
         bar = progress_bar(iterable=self.zoo.seeds, desc="layers", unit="network")
         for seed in bar:
             missing = results.missing(snapshot_keys(self.measures, [seed], self.epochs))
             if missing.empty:
                 continue
             epochs = sorted(missing.epoch.unique().tolist())
-            network, members = zoo.load_history(self.zoo_path, seed, (*epochs, self.zoo.config.recipe.epochs))
+            network, members = zoo.load_history(path, seed, (*epochs, self.zoo.config.recipe.epochs))
             features = self.settings.features(network, members, self.dataset, self.layers)
             end = {layer: array[-1] for layer, array in features.items()}
             for measure, keys in missing.groupby("measure", sort=False):
@@ -167,9 +156,10 @@ class History(NamedTuple):
                 results.add(rows.assign(measure=measure, seed=seed))
         return results.select(snapshot_keys(self.measures, sorted(self.zoo.seeds), self.epochs))
 
-    def title(self, folder: Path) -> str:
-        """Return the network, the images and the accuracy of the members, which is saved in `folder`."""
-        accuracy = clean_accuracy(folder, self.zoo, self.dataset, self.settings.memory_limit).mean()
+    @property
+    def title(self) -> str:
+        """The network, the images and the accuracy of the members."""
+        accuracy = clean_accuracy(self.folder, self.zoo, self.dataset, self.settings.memory_limit).mean()
         count = f"{len(self.settings.selected_images(self.dataset)[0])} {self.settings.images} images"
         return f"{self.zoo.network.name} on {self.dataset.name}, {count}; clean accuracy {accuracy:.2f} %"
 

@@ -64,9 +64,7 @@ def main(settings: Settings) -> Summary:
     with sweep(settings, families, "lasso") as result:
         plots.sparsity(result.table, result.folder / "sparsity")
         tables = {f"{CAPTION}, {result.over_pairs}": summary(result.table)}
-        return Summary(
-            result.folder, result.title, result.with_warning(conclusion(result.table)), tables, ("sparsity",)
-        )
+        return result.summary(conclusion(result.table), tables, ["sparsity"])
 
 
 CHEAP = 5.0  # largest penalty in percentage points of a cheap lasso
@@ -77,8 +75,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and deviation (n - 1) of penalties, and mean sparsity, by family (rows) and layer (columns)."""
     grouped = table.groupby(["family", "layer"], sort=False)
     text = mean_and_deviation(grouped.penalty, 1) + " @ " + grouped.sparsity.agg(mean).map("{:.2f}".format)
-    text = text.unstack("layer")[list(table.layer.unique())].loc[list(table.family.unique())]
-    return text.rename_axis(index=None, columns=None)
+    return text.unstack(sort=False).rename_axis(index=None, columns=None)
 
 
 def conclusion(table: pd.DataFrame) -> str:

@@ -17,7 +17,7 @@ from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
 from experiments.features import FeatureSettings, in_blocks, parse_measures
-from experiments.folders import run_folder
+from experiments.folders import RunSettings, run_folder
 from experiments.memorize_summary import GROUPS, PAIR, conclusion, format_means, group_table
 from experiments.registry import Experiment
 from experiments.settings import zoo_folder
@@ -40,7 +40,7 @@ EXPERIMENT = Experiment(place=100)
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(FeatureSettings):
+class Settings(RunSettings, FeatureSettings):
     seeds: str = "4"
     """Seeds of each group, 3 or more: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9."""
     epochs: Annotated[int | None, optional("INT", f"digits {EPOCHS['digits']}, otherwise {DEFAULT_EPOCHS}")] = None
@@ -61,8 +61,6 @@ class Settings(FeatureSettings):
     """Comma-separated names of symjax.similarity.MEASURES."""
     zoo: Annotated[Path | None, optional("DIR", "two folders, as for python -m experiments.zoo")] = None
     """Folder of the two zoos, which are its subfolders generalizing and memorizing; missing members are trained."""
-    out: Annotated[Path | None, optional("DIR", "under runs/memorize/, named by the settings")] = None
-    """Folder of the results."""
 
     def zoo_config(self) -> ZooConfig:
         """Return the configuration of the generalizing networks."""
@@ -70,14 +68,14 @@ class Settings(FeatureSettings):
         config = super().zoo_config()
         return dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, epochs=epochs))
 
-    def groups(self, seeds: tuple[int, ...]) -> list[Group]:
-        """Return the zoos of both groups."""
+    def groups(self, seeds: tuple[int, ...]) -> dict[str, Group]:
+        """Return the zoos of both groups, by name."""
         true = self.zoo_config()
         permuted = dataclasses.replace(true, labels="permuted" if self.permutation == "shared" else "permuted_each")
-        return [
-            Group(config, seeds, self.zoo / name if self.zoo else zoo_folder(config))
+        return {
+            name: Group(config, seeds, self.zoo / name if self.zoo else zoo_folder(config))
             for name, config in zip(GROUPS, (true, permuted), strict=True)
-        ]
+        }
 
 
 def main(settings: Settings) -> Summary:
@@ -87,24 +85,20 @@ def main(settings: Settings) -> Summary:
         raise InputError(f"seeds: got {len(seeds)} for each group, expected 3 or more for error bars over networks")
     groups, dataset = settings.groups(seeds), settings.load_dataset()
     layers = settings.parse_layers(dataset)
-    document = {name: group.config.identity(dataset) for name, group in zip(GROUPS, groups, strict=True)} | {
-        name: getattr(settings, name) for name in ("images", "examples", "samples", "test_size")
-    }
+    configs, limit = [group.config for group in groups.values()], settings.memory_limit
+    document = dict(zip(GROUPS, (config.identity(dataset) for config in configs), strict=True))
+    document |= {name: getattr(settings, name) for name in ("images", "examples", "samples", "test_size")}
     document["layers"] = layers
-    out = run_folder("memorize", zoo_folder(groups[1].config).name, document, dataset, settings.out)
-    dry_run.stop(
-        settings,
-        groups[0].config,
-        dataset,
-        out.path,
-        lambda: [
-            *dry_run.zoo_phases(dict(zip(GROUPS, groups, strict=True)), dataset, settings.memory_limit),
-            *phases(settings, dataset, layers, out.path, measures, seeds),
-        ],
-    )
-    zoos = zoo.train_together(groups, dataset, max_device_memory=settings.memory_limit)
+    out = run_folder("memorize", zoo_folder(configs[1]).name, document, dataset, settings.out)
+
+    def all_phases() -> list[dry_run.Phase]:
+        training = dry_run.zoo_phases(groups, dataset, limit)
+        return [*training, *phases(settings, dataset, layers, out.path, measures, seeds)]
+
+    dry_run.stop(settings, configs[0], dataset, out.path, all_phases)
+    zoos = zoo.train_together(list(groups.values()), dataset, max_device_memory=limit)
     with out.open() as folder:
-        accuracies = accuracy_table(ResultTable(folder, ACCURACY), zoos, dataset, settings.memory_limit)
+        accuracies = accuracy_table(ResultTable(folder, ACCURACY), zoos, dataset, limit)
         table = compare(ResultTable(folder, ROWS), settings, zoos, dataset, layers, measures)
         means = group_table(table)
         files.write_csv(folder / "groups.csv", means)

@@ -8,7 +8,6 @@ computes nothing; more seeds, layers, methods or directions extend the results.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
 import jax
 import numpy as np
@@ -16,13 +15,12 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.command import run_command
-from experiments.defaults import optional
-from experiments.folders import clean_accuracy, run_folder
+from experiments.folders import RunSettings, clean_accuracy
 from experiments.registry import Experiment
-from experiments.settings import ZooSettings, zoo_folder
+from experiments.settings import split
 from experiments.summary import Summary
 from symjax import plots, zoo
-from symjax.checks import integers
+from symjax.checks import integer, integers
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.flops import segment_flops
@@ -40,7 +38,7 @@ LOSS = 1.0  # percentage points of accuracy that a sufficient number of directio
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(ZooSettings):
+class Settings(RunSettings):
     methods: str = ",".join(METHODS)
     """Methods that choose directions: pca, cca, svcca, pls, neurons, random, separated by commas."""
     directions: str = "0,1,2,3,4,6,8,12,16,24,32,48,64,96,128,192,256,384,512"
@@ -52,10 +50,6 @@ class Settings(ZooSettings):
     """Training images from which directions are computed; all if there are fewer."""
     direction_seed: int = 0
     """Seed of random directions."""
-    zoo: Annotated[Path | None, optional("DIR", "as in python -m experiments.zoo")] = None
-    """The folder of the zoo, which is trained there if it is missing."""
-    out: Annotated[Path | None, optional("DIR", "runs/project/ and a name made from the settings")] = None
-    """The folder of the results."""
 
 
 def main(settings: Settings) -> Summary:
@@ -65,31 +59,23 @@ def main(settings: Settings) -> Summary:
         raise InputError(f"seeds: got one, expected two or more for {', '.join(paired)}, which compare two networks")
     if settings.examples < 4:
         raise InputError(f"examples: got {settings.examples}, expected 4 or more")
-    if not 0 <= settings.direction_seed < 2**31:
-        raise InputError(f"direction_seed: got {settings.direction_seed}, expected an integer from 0 to {2**31 - 1}")
+    integer("direction_seed", settings.direction_seed)
     dataset = settings.load_dataset()
     network = config.network(dataset)
     points = network.parse_points(settings.layers)
     document = {"zoo": config.identity(dataset), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("examples", "direction_seed")}
-    out = run_folder("project", zoo_folder(config).name, document, dataset, settings.out)
     requested = {p: request(seeds, p, methods, directions, network.points[p].channels) for p in points}
-    zoo_path = settings.zoo or zoo_folder(config)
 
-    def phases() -> list[dry_run.Phase]:
-        table = ResultTable(out.path, ROWS)
+    def phases(folder: Path) -> list[dry_run.Phase]:
+        table = ResultTable(folder, ROWS)
         missing = {p: len(table.missing(rows)) for p, rows in requested.items()}
         plain = segment_flops(network, dataset.example_shape)
         flops = sum(count * len(dataset.test) * sum(plain[p + 1 :]) for p, count in missing.items())
         total, existing = sum(missing.values()), sum(map(len, requested.values()))
-        return [
-            dry_run.zoo_phase(config, dataset, seeds, zoo_path, settings.memory_limit),
-            dry_run.Phase("projections to evaluate", total, existing - total, flops),
-        ]
+        return [dry_run.Phase("projections to evaluate", total, existing - total, flops)]
 
-    dry_run.stop(settings, config, dataset, out.path, phases)
-    trained = settings.train_zoo(config, dataset, zoo_path)
-    with out.open() as folder:
+    with settings.run("project", dataset, document, phases) as (folder, trained):
         table = compute(folder, trained, dataset, requested, settings)
         accuracy = clean_accuracy(folder, trained, dataset, settings.memory_limit).mean()
         plots.mean_curves(
@@ -99,7 +85,6 @@ def main(settings: Settings) -> Summary:
             y="accuracy",
             line="method",
             panel="panel",
-            xlabel="directions",
             ylabel="accuracy (%)",
         )
         needed = sufficient(table)
@@ -117,7 +102,7 @@ def main(settings: Settings) -> Summary:
 
 def parse_methods(text: str) -> list[str]:
     """Return the methods of a comma-separated list, each once."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = split(text)
     if not names or set(names) - set(METHODS):
         raise InputError(f"methods: got {text!r}, expected names of {', '.join(METHODS)}, separated by commas")
     return names
@@ -125,7 +110,7 @@ def parse_methods(text: str) -> list[str]:
 
 def parse_directions(text: str) -> list[int]:
     """Return the ascending numbers of a comma-separated list, each once."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = split(text)
     if not parts or not all(part.isdecimal() and len(part) < 8 for part in parts):
         raise InputError(f"directions: got {text!r}, expected integers from 0, separated by commas")
     return sorted(set(integers("directions", map(int, parts))))
@@ -218,9 +203,8 @@ def sufficient(table: pd.DataFrame) -> pd.DataFrame:
 
 def grid(needed: pd.DataFrame) -> pd.DataFrame:
     """Return the mean number of sufficient directions: methods down, layers across."""
-    text = needed.groupby(["method", "layer"], sort=False).needed.agg(lambda n: interval_text(n, 1)).unstack("layer")
-    channels = needed.drop_duplicates("layer").set_index("layer").channels
-    text = text.loc[needed.method.unique(), needed.layer.unique()]
+    text = needed.groupby(["method", "layer"], sort=False).needed.agg(lambda n: interval_text(n, 1))
+    channels, text = needed.drop_duplicates("layer").set_index("layer").channels, text.unstack(sort=False)
     text.columns = [f"{layer} (of {channels[layer]})" for layer in text.columns]
     return text.rename_axis(index=None)
 

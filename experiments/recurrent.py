@@ -9,20 +9,18 @@ twice; more seeds, measures or shares extend the results.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
 
 from experiments import dry_run
 from experiments.command import run_command
-from experiments.defaults import optional
 from experiments.features import FeatureSettings, classes_at_positions, parse_measures
-from experiments.folders import run_folder, test_percent, test_perplexity
+from experiments.folders import RunSettings, test_percent, test_perplexity
 from experiments.recurrent_distances import DIRECT, POSITIONS, REPEATS, UNRELATED, compared_repeats, state_distances
 from experiments.recurrent_summary import conclusion, tables
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import zoo_folder
+from experiments.settings import split
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.data import Dataset
@@ -58,7 +56,7 @@ EXPERIMENT = Experiment(
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(FeatureSettings):
+class Settings(RunSettings, FeatureSettings):
     dataset: str = "text"
     """text, the help pages of Python; the path of a text file, or of a folder with its parts, such as those of the Penn
     Treebank or WikiText; or package.module:load, whose inputs are tokens and whose targets are the next tokens."""
@@ -76,14 +74,10 @@ class Settings(FeatureSettings):
     measures: str = "pwcca_distance,cca_distance"
     """Comma-separated names of symjax.similarity.MEASURES; distances, not similarities. Cosine and Euclidean distance
     are added."""
-    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
-    """Folder of the zoo; missing members are trained."""
-    out: Annotated[Path | None, optional("DIR", "under runs/recurrent/, named by the settings")] = None
-    """Folder of the results."""
 
     def parse_shares(self) -> tuple[int, ...]:
         """Return the percentages in ascending order."""
-        parts = [part.strip() for part in self.shares.split(",") if part.strip()]
+        parts = split(self.shares)
         if len(parts) < 2 or not all(part.isdecimal() and 1 <= int(part) <= 100 for part in parts):
             raise InputError(f"shares: got {self.shares!r}, expected two or more whole percentages from 1 to 100")
         return tuple(sorted({*map(int, parts)}))
@@ -97,21 +91,14 @@ def main(settings: Settings) -> Summary:
     layers = settings.parse_layers(dataset)
     document = {name: getattr(settings, name) for name in ("images", "examples", "context", "steps", "test_size")}
     document |= {"zoo": config.identity(dataset), "layers": layers}
-    out = run_folder("recurrent", zoo_folder(config).name, document, dataset, settings.out)
-    zoo_path = settings.zoo or zoo_folder(config)
 
-    def phases() -> list[dry_run.Phase]:
-        missing = ResultTable(out.path, ROWS).missing(requested(measures, seeds, layers, shares, settings.steps))
+    def phases(folder: Path) -> list[dry_run.Phase]:
+        missing = ResultTable(folder, ROWS).missing(requested(measures, seeds, layers, shares, settings.steps))
         counts = {"to_do": missing.seed.nunique(), "there": len(seeds) - missing.seed.nunique(), "together": 1}
         options = {"images": (1 + len(shares)) * len(contexts), "samples": "positions", "limit": settings.memory_limit}
-        return [
-            dry_run.zoo_phase(config, dataset, seeds, zoo_path, settings.memory_limit),
-            dry_run.layers_phase("members to compare", config, dataset, layers, **counts, **options),
-        ]
+        return [dry_run.layers_phase("members to compare", config, dataset, layers, **counts, **options)]
 
-    dry_run.stop(settings, config, dataset, out.path, phases)
-    trained = settings.train_zoo(config, dataset, zoo_path)
-    with out.open() as folder:
+    with settings.run("recurrent", dataset, document, phases) as (folder, trained):
         table = compare(folder, trained, contexts, layers, measures, shares, settings)
         draw(table, folder, layers[-1], len(trained))
         accuracy = test_percent(trained, dataset, settings.memory_limit).mean()

@@ -44,12 +44,8 @@ def too_few_beginnings(rows: pd.DataFrame) -> pd.Series:
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:
     """Return means and deviations of values as text, with a row for each measure."""
-    text = (
-        mean_and_deviation(table.groupby(["measure", "column"], sort=False).value, 3)
-        .unstack("column")
-        .rename_axis(columns=None)
-    )
-    return text.loc[list(table.measure.unique()), list(table.column.unique())]
+    text = mean_and_deviation(table.groupby(["measure", "column"], sort=False).value, 3)
+    return text.unstack(sort=False).rename_axis(columns=None)
 
 
 def conclusion(table: pd.DataFrame, layer: str) -> str:
@@ -71,17 +67,17 @@ def conclusion(table: pd.DataFrame, layer: str) -> str:
             low, high = shares.min(), shares.max()
             increase = mean_interval(repeats[high, last] - repeats[low, last])
             growth = (
-                f"after {last} repeats it is larger by {interval_text(increase)} at {high} % of a context than at "
+                f"after {last} repeats it is larger by {with_reach(increase)} at {high} % of a context than at "
                 f"{low} % (states change late, not early: {verdict(increase, 0.0)})"
             )
         lines.append(
-            f"{measure}: at token {late} the distance from the last token is {interval_text(remaining)} of that at "
+            f"{measure}: at token {late} the distance from the last token is {with_reach(remaining)} of that at "
             f"token 0 (high until late: {verdict(remaining, 0.5)}); {growth}"
         )
     return "\n".join(lines)
 
 
-def interval_text(interval: tuple[float, float, float]) -> str:
+def with_reach(interval: tuple[float, float, float]) -> str:
     """Return mean ± half the width of an interval; the mean alone if there is no interval."""
     mean, _, high = interval
     return f"{mean:.3f}" + (f" ± {high - mean:.3f}" if math.isfinite(high) else "")

@@ -3,17 +3,18 @@
 Only the modules of the runs that are read are imported.
 """
 
+import ast
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import experiments
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class PublishedTable(NamedTuple):
@@ -27,8 +28,10 @@ class PublishedTable(NamedTuple):
     columns: Sequence[str]
     rows: Mapping[str, Sequence]
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """Return them as a table."""
+        import pandas as pd  # imported here, since the list of commands does not need it
+
         return pd.DataFrame.from_dict(dict(self.rows), orient="index", columns=list(self.columns))
 
 
@@ -60,25 +63,27 @@ class Experiment:
     reports_unfinished: bool = False
 
 
-def names() -> list[str]:
-    """Return the names of the modules of `experiments`."""
-    return [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "__main__"]
+def files() -> dict[str, Path]:
+    """Return the files of the modules of `experiments`, by name."""
+    modules = pkgutil.iter_modules(experiments.__path__)
+    return {module.name: Path(module.module_finder.path, f"{module.name}.py") for module in modules}
 
 
-def commands() -> dict[str, ModuleType]:
-    """Return the modules of `experiments` that are commands, by name; it imports all modules."""
-    modules = {name: importlib.import_module(f"experiments.{name}") for name in names()}
-    return {name: module for name, module in modules.items() if hasattr(module, "main") and hasattr(module, "Settings")}
+def commands() -> dict[str, str]:
+    """Return the first line of the docstring of each command; modules are not imported, which would take seconds."""
+    sources = {name: path.read_text(encoding="utf-8") for name, path in files().items()}
+    docstrings = {name: ast.get_docstring(ast.parse(s)) for name, s in sources.items() if "\n    run_command(" in s}
+    return {name: (docstring or "").partition("\n")[0] for name, docstring in docstrings.items()}
 
 
 def find(name: str) -> Experiment | None:
     """Return the experiment of a name, such as "stitch"; None if there is none."""
-    if name not in names():
+    if name not in files():
         return None
     return getattr(importlib.import_module(f"experiments.{name}"), "EXPERIMENT", None)
 
 
 def mergeable() -> list[str]:
     """Return the names of the experiments whose folders can be merged, in the order of the report."""
-    known = {name: experiment for name in names() if (experiment := find(name)) and experiment.results}
+    known = {name: experiment for name in files() if (experiment := find(name)) and experiment.results}
     return sorted(known, key=lambda name: known[name].place)

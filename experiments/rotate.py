@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 from tqdm import tqdm
@@ -18,13 +18,14 @@ from tqdm import tqdm
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.folders import run_folder, test_percent
+from experiments.folders import RunSettings, run_folder, run_on_zoos, test_percent
 from experiments.registry import Experiment, PublishedTable
 from experiments.rotation_summary import caption, conclusion, summary, title, uses_batch_norm, uses_relu
-from experiments.settings import short_name, zoo_folder
+from experiments.settings import short_name, split, zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import models, plots
+from symjax.checks import integer
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.ops import hosts, parallel
@@ -34,7 +35,7 @@ from symjax.rotation.cost import retraining_flops
 from symjax.rotation.partition import group_units, split_units
 from symjax.rotation.results import RotationResults, Unit, layer_name
 from symjax.training import Recipe
-from symjax.zoo import Zoo, ZooConfig
+from symjax.zoo import Group, Zoo, ZooConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ EXPERIMENT = Experiment(
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(SharedSettings):
+class Settings(RunSettings, SharedSettings):
     model: str = "mcnn_k,mcnn_k_sigmoid"
     """Comma-separated names of symjax.models.MODELS, or package.module:build; the models must be plain chains of
     convolutions. The published ones (..._k) have no batch norm, which would undo part of the effect of a matrix."""
@@ -95,12 +96,10 @@ class Settings(SharedSettings):
     Features of a single layer that do not fit are computed in blocks in every epoch."""
     zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
     """Folder of the zoo of a single model; missing members are trained."""
-    out: Annotated[Path | None, optional("DIR", "under runs/rotate/, named by the settings")] = None
-    """Folder of the results."""
 
     def configs(self) -> dict[str, ZooConfig]:
         """Return the configuration of the zoo of each model, by name."""
-        names = list(dict.fromkeys(name.strip() for name in self.model.split(",") if name.strip()))
+        names = split(self.model)
         if not names:
             raise InputError(f"model: got {self.model!r}, expected names of {', '.join(models.MODELS)}")
         configs = {name: self._for_model(name).zoo_config() for name in names}
@@ -112,21 +111,19 @@ class Settings(SharedSettings):
             raise InputError(f"zoo: got one folder for {len(names)} models, expected one model")
         return configs
 
+    def given_or_default(self, name: str) -> Any:
+        """Return a setting, or its default for the data set."""
+        value = getattr(self, name)
+        return getattr(DEFAULTS.get(self.dataset, Defaults()), name) if value is None else value
+
     def _for_model(self, model: str) -> "Settings":
         """Return the settings of one model, with the defaults of this experiment for its zoo."""
-        defaults = DEFAULTS.get(self.dataset, Defaults())
-        epochs = defaults.epochs if self.epochs is None else self.epochs
-        rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
-        return dataclasses.replace(self, model=model, epochs=epochs, learning_rate=rate)
+        values = {name: self.given_or_default(name) for name in ("epochs", "learning_rate")}
+        return dataclasses.replace(self, model=model, **values)
 
     def retraining(self, recipe: Recipe) -> Recipe:
         """Return the recipe of the retraining; `recipe` is that of the zoo."""
-        defaults = DEFAULTS.get(self.dataset, Defaults())
-        epochs, rate = self.retrain_epochs, self.retrain_learning_rate
-        values = {
-            "retrain_epochs": defaults.retrain_epochs if epochs is None else epochs,
-            "retrain_learning_rate": defaults.retrain_learning_rate if rate is None else rate,
-        }
+        values = {name: self.given_or_default(name) for name in ("retrain_epochs", "retrain_learning_rate")}
         for name, value in values.items():
             if not 0 < value < (10**6 if name == "retrain_epochs" else float("inf")):
                 raise InputError(f"{name}: got {value}, expected a positive number, and fewer than a million epochs")
@@ -144,9 +141,8 @@ def main(settings: Settings) -> Summary:
     configs, seeds = settings.configs(), settings.parse_seeds()
     config = next(iter(configs.values()))
     recipe = settings.retraining(config.recipe)
-    repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
-    if not 1 <= repeats < 10**6:
-        raise InputError(f"repeats: got {repeats}, expected an integer from 1 to 999999")
+    repeats = settings.given_or_default("repeats")
+    integer("repeats", repeats, 1, 999_999)
     cases = [RotationCase(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
     if not 0 <= settings.rotation_seed < 2**32:
         raise InputError(f"rotation_seed: got {settings.rotation_seed}, expected an integer from 0 to 2**32 - 1")
@@ -169,14 +165,13 @@ def main(settings: Settings) -> Summary:
     out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
     structures = {name: configs[name].identity(dataset)["structure"] for name in configs}
     RotationResults(out.path).check_structures(structures)
-    dry_run.stop(
-        settings, config, dataset, out.path, lambda: phases(settings, configs, plans, dataset, seeds, units, out.path)
-    )
-    zoos = {
-        name: settings.train_zoo(model_config, dataset, settings.zoo or zoo_folder(model_config), seeds=seeds)
-        for name, model_config in configs.items()
+    groups = {
+        f"{name} to train" if len(configs) > 1 else "members to train": Group(c, seeds, settings.zoo or zoo_folder(c))
+        for name, c in configs.items()
     }
-    with out.open() as folder:
+    own_phases = partial(phases, settings.memory_limit, configs, plans, dataset, units)
+    with run_on_zoos(settings, groups, dataset, out, own_phases) as (folder, trained):
+        zoos = dict(zip(configs, trained, strict=True))
         results = RotationResults(folder)
         results.add_structures(structures)
         missing = hosts.all_agree("missing rows", lambda: results.missing(units))
@@ -203,18 +198,12 @@ def main(settings: Settings) -> Summary:
 
 
 def phases(
-    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, RotationPlan], dataset, seeds, units, folder
+    limit: float | None, configs: dict[str, ZooConfig], plans: dict[str, RotationPlan], dataset, units, folder: Path
 ) -> list[dry_run.Phase]:
-    """Return the phases of a dry run: for each model the training of its zoo, and the retraining."""
-    limit, results = settings.memory_limit, RotationResults(folder)
-    training, matrices = ["members to train"], ["matrices"]
-    if len(configs) > 1:
-        training, matrices = ([f"{name} {what}" for name in configs] for what in ("to train", "matrices"))
-    result = []
-    for phase_name, config in zip(training, configs.values(), strict=True):
-        path = settings.zoo or zoo_folder(config)
-        result.append(dry_run.zoo_phase(config, dataset, seeds, path, limit, name=phase_name))
-    for phase_name, (name, config) in zip(matrices, configs.items(), strict=True):
+    """Return the phase of a dry run in which each model retrains."""
+    results, result = RotationResults(folder), []
+    for name, config in configs.items():
+        phase_name = f"{name} matrices" if len(configs) > 1 else "matrices"
         model_units = [unit for unit in units if unit[0] == name]
         missing = results.missing(model_units)
         to_do = sum(len(cases) for *_, cases in missing)
@@ -259,7 +248,7 @@ def parse_layers(text: str, count: int) -> list[int]:
     """Parse comma-separated numbers of convolutions from 1; return indices of points."""
     if text == "all":
         return list(range(count))
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    parts = split(text)
     if not parts or not all(part.isdecimal() and 1 <= int(part) <= count for part in parts):
         raise InputError(f"layers: got {text!r}, expected numbers from 1 to {count} with commas between, or all")
     return sorted({int(part) - 1 for part in parts})

@@ -28,10 +28,8 @@ def caption(table: pd.DataFrame) -> str:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation (n - 1) of penalties, with rows of models and kinds and columns of layers."""
     grouped = table.groupby(["model", "kind", "layer"], sort=False).penalty
-    text = mean_and_deviation(grouped, 1).unstack("layer")[list(table.layer.unique())]
-    rows = list(table[["model", "kind"]].drop_duplicates().itertuples(index=False, name=None))
-    text = text.loc[rows]
-    text.index = [", ".join(row) if table.model.nunique() > 1 else row[1] for row in rows]
+    text = mean_and_deviation(grouped, 1).unstack(sort=False)
+    text.index = [", ".join(row) if table.model.nunique() > 1 else row[1] for row in text.index]
     return text.rename_axis(index=None, columns=None)
 
 

@@ -87,6 +87,10 @@ class ZooSettings:
         """The limit of device memory in bytes; None for no limit."""
         return None if self.max_device_memory is None else parse_bytes(self.max_device_memory)
 
+    def part_folder(self, folder: Path) -> Path:
+        """Return the folder of this process's part of the work, where `folder` is that of the whole."""
+        return folder
+
     def train_zoo(self, config: ZooConfig, dataset: Dataset, folder: Path, seeds=None, **options) -> Zoo:
         """Call `zoo.train` with the memory limit of these settings, and by default with their seeds."""
         seeds = self.parse_seeds() if seeds is None else seeds
@@ -128,6 +132,11 @@ class ZooSettings:
         config = self.zoo_config()
         with renamed(name="dataset"):
             return config.load_dataset(test_size=self.test_size)
+
+
+def split(text: str) -> list[str]:
+    """Return the parts of a comma-separated text that are not blank, each once."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def zoo_folder(config: ZooConfig) -> Path:

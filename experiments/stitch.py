@@ -82,18 +82,9 @@ def main(settings: Settings) -> Summary:
         if comparison.controls:
             caption = "penalty of controls minus that of the related front, mean and 95 % interval over pairs"
             tables[caption] = gap_table(result.table)
-        return Summary(
-            result.folder,
-            result.title,
-            result.with_warning(
-                "Over all layers the penalty is "
-                + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
-                + " percentage points."
-                + (f" {distinguished(result.table)}" if comparison.controls else "")
-            ),
-            tables,
-            tuple(figures),
-        )
+        penalties = ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
+        text = f"Over all layers the penalty is {penalties} percentage points."
+        return result.summary(f"{text} {distinguished(result.table)}" if comparison.controls else text, tables, figures)
 
 
 if __name__ == "__main__":

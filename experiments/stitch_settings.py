@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from experiments.defaults import optional
+from experiments.folders import RunSettings
 from experiments.sharing import SharedSettings
 from symjax.errors import InputError, renamed
 from symjax.ops import hosts
@@ -21,7 +22,7 @@ PAIRS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class StitchSettings(SharedSettings):
+class StitchSettings(RunSettings, SharedSettings):
     """A zoo, the pairs and layers to stitch, and how stitches are trained."""
 
     pairs: Annotated[str | None, optional("STR", f"{PAIRS}, or all if there are fewer")] = None
@@ -53,10 +54,6 @@ class StitchSettings(SharedSettings):
     """Initial value of stitches that are trained; auto chooses it for each family."""
     bias: bool = False
     """Train a bias together with the matrix of a stitch."""
-    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
-    """Folder of the zoo; missing members are trained."""
-    out: Annotated[Path | None, optional("DIR", "under runs/, named by the command and the settings")] = None
-    """Folder of the results."""
 
     def zoo_config_b(self) -> ZooConfig | None:
         """Return the configuration of the zoo of tails; None if it is the zoo of fronts."""

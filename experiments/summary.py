@@ -56,19 +56,9 @@ def write(summary: Summary) -> None:
             seconds += read(summary.folder).seconds
         except InputError:  # a summary of an older version or a damaged one is replaced
             pass
-    files.write_json(
-        path,
-        {
-            "experiment": summary.experiment,
-            "title": summary.title,
-            "conclusion": summary.conclusion,
-            "tables": {name: json.loads(table.to_json(orient="split")) for name, table in summary.tables.items()},
-            "figures": list(summary.figures),
-            "command": summary.command,
-            "seconds": round(seconds, 1),
-            "versions": summary.versions,
-        },
-    )
+    tables = {name: json.loads(table.to_json(orient="split")) for name, table in summary.tables.items()}
+    changed = {"tables": tables, "figures": list(summary.figures), "seconds": round(seconds, 1)}
+    files.write_json(path, {name: getattr(summary, name) for name in FIELDS} | changed)
 
 
 def read(folder: files.PathLike) -> Summary:

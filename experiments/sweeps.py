@@ -12,10 +12,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from experiments import dry_run
-from experiments.controls import NOTHING, Comparison, control_fronts, front_seeds, other_labels
+from experiments.controls import NOTHING, Comparison, control_fronts, other_labels
 from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, diverged, run_folder
 from experiments.settings import zoo_folder
 from experiments.stitch_settings import StitchSettings
+from experiments.summary import Summary
 from symjax import zoo
 from symjax.data import Dataset
 from symjax.errors import InputError, renamed
@@ -59,16 +60,13 @@ class SweepResult(NamedTuple):
         """A description of the numbers in a table over pairs."""
         return f"mean ± deviation over {len(self.pairs)} pairs" if len(self.pairs) > 1 else "one pair"
 
-    def with_warning(self, text: str) -> str:
-        """Return the text, followed by what was left out and by the warnings about losses and projections."""
-        return " ".join(part for part in (text, self.left_out, numerical_warnings(self.curves)) if part)
-
-    @property
-    def title(self) -> str:
-        """The networks, the data set and the mean accuracy of the members."""
+    def summary(self, text: str, tables: dict[str, pd.DataFrame], figures: Sequence[str]) -> Summary:
+        """Return the summary; what was left out, and warnings about losses and projections, follow the text."""
         columns = [name for name in ("clean_accuracy_a", "clean_accuracy_b") if name in self.table]
         clean = " and ".join(f"{mean(self.table[name]):.2f} %" for name in columns or ["clean_accuracy"])
-        return f"{self.name} on {self.dataset.name}: clean accuracy {clean}"
+        title = f"{self.name} on {self.dataset.name}: clean accuracy {clean}"
+        text = " ".join(part for part in (text, self.left_out, numerical_warnings(self.curves)) if part)
+        return Summary(self.folder, title, text, tables, tuple(figures))
 
 
 class Side(NamedTuple):
@@ -109,7 +107,7 @@ def sweep(
     between = config_b is not None
     pairs, seeds = settings.part_of_pairs(settings.draw_pairs(seeds, between), seeds)
     dataset, limit = settings.load_dataset(), settings.memory_limit
-    fronts = Side(config, config.network(dataset), seeds, settings.zoo or zoo_folder(config))
+    fronts = Side(config, config.network(dataset), seeds, settings.zoo_path())
     sides = [fronts]
     if between:
         sides = _two_sides(fronts, config_b, settings, dataset, pairs)
@@ -122,7 +120,8 @@ def sweep(
     permuted = []
     if comparison.controls:
         other_config, other_folder = other_labels(config, fronts.folder)
-        permuted = [fronts._replace(config=other_config, seeds=front_seeds(pairs), folder=other_folder)]
+        front_seeds = tuple(sorted({a for a, _ in pairs}))
+        permuted = [fronts._replace(config=other_config, seeds=front_seeds, folder=other_folder)]
         runs.check_folder(other_folder, "zoo", other_config.document(dataset))
 
     document = {"zoo": config.identity(dataset), "fit": fit_config.to_json(), "pair_seed": settings.pair_seed}
@@ -175,7 +174,9 @@ def sweep(
         hosts.check_complete("stitches are done", lambda: results.missing(pairs, plan), _to_json)
         hosts.continue_on_first("stitches")
         results.assemble()  # an earlier run may have stopped before this
-        table, curves = (_with_layer_pairs(rows) for rows in (results.table(pairs, plan), results.curves(pairs, plan)))
+        # The column `layer` names both points, as in "relu2 to block3".
+        both = [with_both_layers(rows) for rows in (results.table(pairs, plan), results.curves(pairs, plan))]
+        table, curves = (rows.drop(columns="layer_b", errors="ignore") for rows in both)
         name = " to ".join(names) if between else fronts.network.name
         yield SweepResult(folder, name, dataset, pairs, table, curves, left_out)
 
@@ -224,11 +225,6 @@ def _plan(
     if layers == "all" and (rest := [p.name for p in network.points if p.name in names_b and p.name not in stitched]):
         left_out.append(f"{', '.join(rest)}, where what crosses differs")
     return plan, left_out
-
-
-def _with_layer_pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a column `layer` that names both points, as in "relu2 to block3", and without `layer_b`."""
-    return with_both_layers(table).drop(columns="layer_b", errors="ignore")
 
 
 def _clean_accuracies(

@@ -7,8 +7,8 @@ command again recomputes nothing; more seeds or layers extend the results.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,16 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.command import run_command
-from experiments.defaults import optional
-from experiments.folders import run_folder
+from experiments.features import select_members
+from experiments.folders import RunSettings
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import ZooSettings, zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
-from symjax.errors import InputError
+from symjax.checks import integer_fields
 from symjax.flops import segment_flops
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
-from symjax.ops import files, parallel
+from symjax.network import Network
+from symjax.ops import files
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.stitching.transformed import KINDS, check_points, moments_program, stitch_to_transformed, transformed_flops
@@ -55,7 +55,7 @@ EXPERIMENT = Experiment(
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(ZooSettings):
+class Settings(RunSettings):
     channels: int = 8
     """Size of the matrices that are tested on activations."""
     draws: int = 5
@@ -64,38 +64,19 @@ class Settings(ZooSettings):
     """Seed of the random matrices and symmetries."""
     layers: str = "all"
     """Comma-separated names of stitch points, as in relu1,relu3, or all."""
-    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
-    """Folder of the zoo; missing members are trained."""
-    out: Annotated[Path | None, optional("DIR", "under runs/symmetry/, named by the settings")] = None
-    """Folder of the results."""
 
 
 def main(settings: Settings) -> Summary:
     config = settings.zoo_config()
-    seeds = settings.parse_seeds()
-    for name, (low, high) in {"channels": (2, 1024), "draws": (1, 10**6), "element_seed": (0, 2**31 - 1)}.items():
-        if not low <= (value := getattr(settings, name)) <= high:
-            raise InputError(f"{name}: got {value}, expected an integer from {low} to {high}")
+    integer_fields(settings, channels=(2, 1024), draws=(1, 10**6), element_seed=(0, 2**31 - 1))
     dataset = settings.load_dataset()
     network = config.network(dataset)
     points = network.parse_points(settings.layers)
     check_points(network, points)
     document = {"zoo": config.identity(dataset), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("channels", "draws", "element_seed")}
-    out = run_folder("symmetry", zoo_folder(config).name, document, dataset, settings.out)
-    zoo_path = settings.zoo or zoo_folder(config)
-    dry_run.stop(
-        settings,
-        config,
-        dataset,
-        out.path,
-        lambda: [
-            dry_run.zoo_phase(config, dataset, seeds, zoo_path, settings.memory_limit),
-            *phases(settings, config, dataset, points, out.path),
-        ],
-    )
-    trained = settings.train_zoo(config, dataset, zoo_path)
-    with out.open() as folder:
+    own_phases = partial(phases, settings, network, dataset, points)
+    with settings.run("symmetry", dataset, document, own_phases) as (folder, trained):
         key = jax.random.key(settings.element_seed)
         defects = read_or_write(
             folder / "defects.csv", DEFECTS, lambda: measure_defects(settings.channels, settings.draws, key)
@@ -124,7 +105,7 @@ XI_CAPTION = "lack of homogeneity, xi(l) = RMS(s(l X) - l s(X)) with X standard 
 PENALTY_CAPTION = "mean penalty of stitching a network to its copy transformed by a random symmetry, percentage points"
 
 
-def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: Path) -> list[dry_run.Phase]:
+def phases(settings: Settings, network: Network, dataset, points, folder: Path) -> list[dry_run.Phase]:
     """Return the phases of a dry run after the training."""
     seeds, count = settings.parse_seeds(), len(GROUPS) * settings.draws
     name = "members to transform"
@@ -133,8 +114,7 @@ def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: P
     matrices = dry_run.Phase("matrices to test", 0 if exists else count, count if exists else 0)
     if not point_sets:
         return [dry_run.Phase(name, 0, len(seeds), 0.0), matrices]
-    network = config.network(dataset)
-    segments = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
+    segments = segment_flops(network, dataset.train.images.shape[1:])
     flops = sum(transformed_flops(network, segments, dataset, missing_points) for missing_points in point_sets)
     # Points inside residual blocks are stitched separately from the others, as in `stitch_to_transformed`.
     groups = {
@@ -229,13 +209,9 @@ def stitch(
     with progress_bar(desc="symmetry", unit="stitch", total=total, disable=not total) as bar:
         for missing_points, seeds in groups.items():
             if missing_points:
-                positions = np.array([trained.seeds.index(seed) for seed in seeds])
-                members = dataclasses.replace(
-                    trained, seeds=tuple(seeds), members=parallel.take(trained.members, positions)
-                )
                 keys = jnp.stack([jax.random.fold_in(key, seed) for seed in seeds])
                 options = {"on_row": bar.update, "on_member": save, "max_device_memory": limit}
-                stitch_to_transformed(members, dataset, keys, missing_points, **options)
+                stitch_to_transformed(select_members(trained, seeds), dataset, keys, missing_points, **options)
     return results.select(requested(trained.seeds, points))
 
 
@@ -252,16 +228,15 @@ def grid(defects: pd.DataFrame) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean penalties, and the difference of stitch and symmetry, by family (rows) and layer (columns)."""
-    penalty = table.groupby(["family", "layer"], sort=False).penalty.agg(mean).unstack("layer")
-    difference = (
-        table.groupby(["family", "layer"], sort=False).difference.agg(lambda d: d.max(skipna=False)).unstack("layer")
-    )
+    grouped = table.groupby(["family", "layer"], sort=False)
+    penalty = grouped.penalty.agg(mean).unstack(sort=False)
+    difference = grouped.difference.agg(lambda d: d.max(skipna=False)).unstack(sort=False)
     rows = {
         "matched": penalty.loc["matched"].map("{:.2f}".format),
         "identity": penalty.loc["identity"].map("{:.2f}".format),
         "|matched - phi(A)| / |phi(A)|": difference.loc["matched"].map("{:.0e}".format),
     }
-    return pd.DataFrame(rows).T[list(table.layer.unique())]
+    return pd.DataFrame(rows).T
 
 
 if __name__ == "__main__":

@@ -88,7 +88,6 @@ def main(settings: Settings) -> Summary:
             x="step",
             line="scale",
             panel="measure",
-            xlabel="step",
             ylabel="with the last step",
             ordered=True,
             sharey=False,
@@ -231,7 +230,7 @@ def compute(folder: Path, settings: Settings) -> pd.DataFrame:
 
 def grid(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and interval of each measure (down) by parameter (across)."""
-    text = table.groupby(["measure", "parameter"], sort=False).value.agg(interval_text).unstack("parameter")
+    text = table.groupby(["measure", "parameter"], sort=False).value.agg(interval_text).unstack()
     return text.rename(columns="{:g}".format).rename_axis(index=None, columns=None)
 
 

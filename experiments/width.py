@@ -7,6 +7,7 @@ more seeds or wider networks extend the results.
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +15,9 @@ import jax
 import numpy as np
 import pandas as pd
 
-from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.folders import run_folder, test_percent
+from experiments.folders import run_folder, run_on_zoos, test_percent
 from experiments.layer_distances import LayerSettings, pair_distances
 from experiments.registry import Experiment, PublishedTable
 from experiments.settings import zoo_folder
@@ -31,7 +31,7 @@ from symjax.ops.result_table import ResultTable, Schema
 from symjax.similarity import mean_over_pairs
 from symjax.tables import interval_text, mean, spell_interval
 from symjax.training.loop import initial_member
-from symjax.zoo import ZooConfig
+from symjax.zoo import Group, ZooConfig
 
 EXPERIMENT = Experiment(
     place=140,
@@ -72,24 +72,18 @@ def main(settings: Settings) -> Summary:
     if not 1 <= filters <= narrowest:
         raise InputError(f"filters: got {filters}, expected 1 to {narrowest}, the channels of the narrowest network")
     names = {networks[width].points[point].name for width, point in points.items()}
-    folders = {width: zoo_folder(config) for width, config in configs.items()}
     identities = {width: config.identity(dataset) for width, config in configs.items()}
     document = {"zoo": next(iter(identities.values())), "layer": min(names), "filters": filters}
     document["zoo"] = {name: value for name, value in document["zoo"].items() if name not in ("width", "structure")}
     document |= {name: getattr(settings, name) for name in ("filter_seed", "examples", "samples", "test_size")}
     out = run_folder("width", settings.run_name, document, dataset, settings.out)
 
-    def phases() -> list[dry_run.Phase]:
-        return [
-            dry_run.zoo_phase(
-                config, dataset, seeds, folders[width], settings.memory_limit, name=f"members of width {width} to train"
-            )
-            for width, config in configs.items()
-        ]
-
-    dry_run.stop(settings, next(iter(configs.values())), dataset, out.path, phases)
-    zoos = {width: settings.train_zoo(config, dataset, folders[width]) for width, config in configs.items()}
-    with out.open() as folder:
+    groups = {
+        f"members of width {width} to train": Group(config, seeds, zoo_folder(config))
+        for width, config in configs.items()
+    }
+    with run_on_zoos(settings, groups, dataset, out) as (folder, trained):
+        zoos = dict(zip(configs, trained, strict=True))
         fingerprints = {width: files.fingerprint(identity) for width, identity in identities.items()}
         table, accuracy = compute(folder, zoos, fingerprints, points, dataset, filters, settings)
         means = summarize(table, accuracy)
@@ -101,7 +95,6 @@ def main(settings: Settings) -> Summary:
             y="distance",
             line="state",
             panel="panel",
-            xlabel="width",
             ylabel="PWCCA distance",
             interval=("low", "high"),
             xscale="log",
@@ -139,7 +132,7 @@ def compute(
     """Return distances of pairs and accuracies of members; compute the widths that lack any."""
     results, accuracies = ResultTable(folder, ROWS), ResultTable(folder, ACCURACY)
     seeds = sorted(next(iter(zoos.values())).seeds)
-    pairs = [(a, b) for i, a in enumerate(seeds) for b in seeds[i + 1 :]]
+    pairs = list(itertools.combinations(seeds, 2))
     requested = pd.DataFrame(
         [(width, fingerprints[width], state, *pair) for width in zoos for state in STATES for pair in pairs],
         columns=list(KEY),

@@ -1,6 +1,7 @@
 """Format results, types and functions in one line."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -25,6 +26,11 @@ def described(tree: Any, batch: str | None = None) -> str:
         return short(tree)
     shapes = [[*map(str, leaf.shape)] if batch is None else [batch, *map(str, leaf.shape[1:])] for leaf in leaves]
     return ", ".join(f"{leaf.dtype}[{', '.join(shape)}]" for leaf, shape in zip(leaves, shapes, strict=True))
+
+
+def listed(items: Iterable) -> str:
+    """Return items separated by commas."""
+    return ", ".join(map(str, items))
 
 
 def name_of(function: Any) -> str:

@@ -38,17 +38,15 @@ def over_networks(count: int, what: str = "mean ± deviation") -> str:
     return f"{what} over {count} networks" if count > 1 else "of one network"
 
 
-def mean_interval(values, level: float = 0.95) -> tuple[float, float, float]:
-    """Return the mean of independent values and the ends of its t interval; NaN ends for a single value.
+def mean_interval(values) -> tuple[float, float, float]:
+    """Return the mean of independent values (n,) and the ends of its 95 % t interval; NaN ends for a single value.
 
-    Args:
-      values: (n,); a NaN makes all three NaN.
-      level: of the interval, in (0, 1).
+    A NaN makes all three NaN.
     """
     values = np.asarray(values, float)
     centre, reach = values.mean(), np.nan
     if len(values) > 1:
-        reach = _quantile_of_t(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
+        reach = _quantile_of_t(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
     return float(centre), float(centre - reach), float(centre + reach)
 
 

@@ -164,7 +164,6 @@ def right_arguments():
         "ops.parallel.Execution": {"members": "map", "conv": "native"},
         "ops.parallel.default_execution": {"backend": "cpu"},
         "ops.parallel.over_members": {"fn": lambda member, shared: member},
-        "ops.parallel.use_cores": {"count": 2},
         "plots.by_layer": {"table": results.drop(columns="layer")},
         "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
         "plots.intervals": {

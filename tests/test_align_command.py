@@ -187,11 +187,13 @@ def test_only_the_models_of_a_block_are_compared():
 
 def test_only_what_is_needed_is_computed(monkeypatch):
     zoos, measured = [], []
-    represent, accuracy = experiments.align.representations, experiments.align.zoo.test_accuracy
+    represent, accuracy = experiments.align.representations, experiments.folders.zoo.test_accuracy
     monkeypatch.setattr(
         experiments.align, "representations", lambda z, *a, **k: zoos.append(z) or represent(z, *a, **k)
     )
-    monkeypatch.setattr(experiments.align.zoo, "test_accuracy", lambda *a, **k: measured.append(1) or accuracy(*a, **k))
+    monkeypatch.setattr(
+        experiments.folders.zoo, "test_accuracy", lambda *a, **k: measured.append(1) or accuracy(*a, **k)
+    )
     out = command("--pairs", 1, measures="cka")
     drawn = tuple(files.read_csv(out / "results.csv")[["model_a", "model_b"]].iloc[0])
     assert [z.seeds for z in zoos] == [tuple(sorted(drawn))] and len(zoos[0].members.params["convs"][0]["kernel"]) == 2

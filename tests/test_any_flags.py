@@ -5,6 +5,7 @@ would begin to, the command has gone ahead.
 """
 
 import dataclasses
+import importlib
 import itertools
 import types
 import typing
@@ -30,7 +31,7 @@ class WentAhead(Exception):
     """The command found nothing wrong with its flags."""
 
 
-COMMANDS = registry.commands()
+COMMANDS = {name: importlib.import_module(f"experiments.{name}") for name in registry.commands()}
 TRAINING = [name for name, module in COMMANDS.items() if issubclass(module.Settings, ZooSettings)]
 
 

@@ -83,7 +83,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_other_rates_and_more_seeds_reuse_networks():
     def seeds(rates, count):
         groups = zoo_groups(experiments.clusters.Settings(learning_rates=rates, seeds=str(count)))
-        return {config.recipe.learning_rate: set(seeds) for config, seeds in groups}
+        return {group.config.recipe.learning_rate: set(group.seeds) for group in groups}
 
     few, more = seeds((0.01, 0.02), 2), seeds((0.01, 0.015, 0.02), 3)
     assert all(few[rate] < more[rate] for rate in few) and len(set.union(*more.values())) == 9

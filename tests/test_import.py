@@ -36,6 +36,13 @@ def test_help_imports_no_heavy_library():
     assert completed.stderr.split("\n") == [""] * (len(COMMANDS) + 1)
 
 
+def test_the_list_of_commands_imports_none():
+    script = "import runpy, sys; runpy.run_module('experiments', run_name='__main__'); print('jax' in sys.modules)"
+    _, _, *lines, has_jax = run(script).stdout.splitlines()
+    assert has_jax == "False"
+    assert [line.split()[0] for line in lines] == sorted(COMMANDS) and all(len(line.split()) > 3 for line in lines)
+
+
 def test_packages_are_imported_when_they_are_first_used():
     script = "import sys; from symjax import plots; print('matplotlib' in sys.modules); plots.penalties; import symjax"
     printed = run(f"{script}; print('matplotlib' in sys.modules, symjax.plots.penalties is plots.penalties)").stdout

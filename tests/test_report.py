@@ -163,7 +163,7 @@ def test_a_page_needs_a_folder(tmp_path, capsys):
 
 
 def test_places_are_distinct_and_published_tables_are_drawn():
-    known = {name: experiment for name in registry.names() if (experiment := registry.find(name))}
+    known = {name: experiment for name in registry.files() if (experiment := registry.find(name))}
     order = "zoo stitch crossval lasso rotate dissect symmetry rebasin align dynamics recurrent freeze memorize classes"
     order += " coefficients project toys bias width clusters compare resi"
     assert sorted(known, key=lambda name: known[name].place) == order.split()

@@ -1,8 +1,11 @@
 """Descriptions of data sets for fingerprints of results: shapes, dtypes and a digest."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from symjax.data.dataset import Dataset, are_images
@@ -26,24 +29,42 @@ def describe_shapes(dataset: Dataset) -> dict[str, Any]:
     return shapes
 
 
+def example_of(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
+    """Return the shape and dtype of `count` inputs of a network, given `describe_shapes` of the data."""
+    if "image_size" in shapes:
+        size = shapes["image_size"]
+        return jax.ShapeDtypeStruct((count, size, size, shapes["channels"]), jnp.float32)
+    dtype = jax.dtypes.canonicalize_dtype(jnp.float32 if shapes["normalized"] else shapes["input_dtype"])
+    return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), dtype)
+
+
+def targets_of(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
+    """Return the shape and dtype of the targets of `count` examples, likewise."""
+    dtype = jnp.int32 if shapes["classes"] is not None else jnp.dtype(shapes["target_dtype"])
+    return jax.ShapeDtypeStruct((count, *shapes.get("target_shape", ())), dtype)
+
+
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Return the properties of a data set on which training depends, as a dict for JSON.
 
     These are `describe_shapes`, the name, the numbers of examples, and a digest of training and validation examples and
     of mean and std.
     """
-    digest = hashlib.blake2b(digest_size=8)
     arrays = [] if dataset.mean is None else [dataset.mean, dataset.std]
     for split in (dataset.train, dataset.validation):
         arrays += [split.images, split.labels]
-    for array in arrays:
-        digest.update(
-            np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        )  # some dtypes do not support the buffer protocol
     return {
         "name": dataset.name,
         **describe_shapes(dataset),
         "train_images": len(dataset.train),
         "validation_images": len(dataset.validation),
-        "digest": digest.hexdigest(),
+        "digest": digest(*arrays),
     }
+
+
+def digest(*arrays: Any) -> str:
+    """Return a hash of the entries of arrays."""
+    result = hashlib.blake2b(digest_size=8)
+    for array in arrays:  # as bytes, since some dtypes do not support the buffer protocol
+        result.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return result.hexdigest()

@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from symjax.checks import integer, one_of, text
+from symjax.checks import one_of, text
 from symjax.errors import InputError
 from symjax.ops.compiler import compiler_options
 
@@ -88,7 +88,7 @@ def default_execution(backend: str | None = None) -> Execution:
     return DEFAULTS.get(backend, DEFAULTS["gpu"])
 
 
-def use_cores(count: int | None = None) -> None:
+def use_cores() -> None:
     """Make every CPU core a device, over which members are sharded; no effect on GPUs and TPUs.
 
     The small operations of a member rarely use more than one core. Call this function before JAX runs anything. It does
@@ -98,21 +98,13 @@ def use_cores(count: int | None = None) -> None:
     such as `symjax.cca`) on two of them concurrently: jaxlib 0.10 decomposes them on the threads that run the programs
     and waits there, which can deadlock. `lax.map` instead of `vmap` is safe; `symjax.pairwise` uses it.
 
-    Args:
-      count: the number of devices, by default that of the available cores.
-
-    Raises:
-      InputError: a number that is not a positive integer.
-
     Example:
       >>> from symjax.ops import parallel
       >>> parallel.use_cores()  # doctest: +SKIP
     """
-    if count is not None:
-        integer("count", count, 1)
     if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        jax.config.update("jax_num_cpu_devices", count or cores)
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def each(fn: Callable, execution: Execution) -> Callable:

@@ -24,8 +24,8 @@ def mean_curves(
     y: str = "value",
     line: str,
     panel: str,
-    xlabel: str,
-    ylabel: str,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
     title: str = "",
     ordered: bool = False,
     sharey: bool = True,
@@ -41,7 +41,7 @@ def mean_curves(
       table: columns `x`, `y`, `line` and `panel`; panels and lines are drawn in the order of the rows.
       path, ax: as in all figures, see `symjax.plots`.
       x, y, line, panel: names of columns.
-      xlabel, ylabel: labels of the axes.
+      xlabel, ylabel: labels of the axes, by default the names of the columns.
       title: title of the figure.
       ordered: whether the lines have an order, which their colours then show.
       sharey: whether all panels have the same vertical axis.
@@ -66,6 +66,7 @@ def mean_curves(
     """
     for name, value in {"x": x, "y": y, "line": line, "panel": panel}.items():
         text(name, value)
+    xlabel, ylabel = x if xlabel is None else xlabel, y if ylabel is None else ylabel
     for name, value in {"xlabel": xlabel, "ylabel": ylabel, "title": title}.items():
         text(name, value, empty=True)
     ends = () if interval is None else sequence("interval", interval, "names of two columns")

@@ -11,13 +11,13 @@ A checkpoint contains a checksum of its numbers and the fingerprint of its folde
 checkpoint, or one of another zoo, is therefore an error.
 """
 
+from symjax.zoo.checks import check as check
+from symjax.zoo.checks import check_rule as check_rule
 from symjax.zoo.config import PRECISIONS, ZooConfig
 from symjax.zoo.evaluation import evaluate, test_accuracy, train_accuracy
 from symjax.zoo.evaluation import evaluation_program as evaluation_program
 from symjax.zoo.loading import Zoo, load, load_history
 from symjax.zoo.training import Group, train, train_together
-from symjax.zoo.training import check as check
-from symjax.zoo.training import check_rule as check_rule
 
 __all__ = [
     "PRECISIONS",

@@ -1,11 +1,11 @@
 """The configuration of a zoo: all that its members depend on, except their seeds."""
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,13 +13,13 @@ from symjax import data, freezing, models
 from symjax.checks import integer_fields, integers, one_of, scalar, short, text
 from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
-from symjax.data.describe import describe, describe_shapes
+from symjax.data.describe import describe, describe_shapes, example_of, targets_of
 from symjax.errors import InputError
 from symjax.freezing import Saturation
 from symjax.network import Network
 from symjax.network.structure import structure
 from symjax.ops import files
-from symjax.spelling import described
+from symjax.spelling import described, listed
 from symjax.training import Recipe
 from symjax.training.custom import EXAMPLES, check_task, fingerprints
 
@@ -148,7 +148,7 @@ class ZooConfig:
         if not self.recipe.functions:
             return network
         steps = train_images // self.recipe.batch_size
-        arguments = self.network_for(shapes), _example(shapes), _targets(shapes)
+        arguments = self.network_for(shapes), example_of(shapes), targets_of(shapes)
         return {**network, **fingerprints(self.recipe, *arguments, steps)}
 
     @property
@@ -187,7 +187,7 @@ class ZooConfig:
 
     def network_for(self, shapes: Mapping[str, Any]) -> Network:
         """Return the network of members for data of these shapes, as `describe_shapes` returns them."""
-        example = _example(shapes)
+        example = example_of(shapes)
         network = self.model
         if not isinstance(network, Network):
             network = models.create(
@@ -203,22 +203,21 @@ class ZooConfig:
             raise InputError(
                 f"network: got the example {expected} of {network.name}, expected that of the data, {given}"
             )
-        _trace(network)
+        with _traced(network):
+            network.points  # noqa: B018, which traces it
         return network
 
     def check_for(self, shapes: Mapping[str, Any]) -> None:
         """Raise an InputError unless the model can be trained by the recipe on inputs and targets of these shapes."""
         count = EXAMPLES if self.recipe.functions else 2
-        network, example = self.network_for(shapes), _example(shapes, count)
-        check_task(self.recipe, network, example, _targets(shapes, count), shapes["classes"])
+        network, example = self.network_for(shapes), example_of(shapes, count)
+        check_task(self.recipe, network, example, targets_of(shapes, count), shapes["classes"])
 
     def structure_for(self, shapes: Mapping[str, Any]) -> str:
         """Return the fingerprint of the model's code for data of these shapes, see `symjax.network.structure`."""
         network = self.network_for(shapes)
-        try:
+        with _traced(network):  # code that runs in training only can fail here
             return structure(network)
-        except Exception as error:  # in code that runs in training only
-            raise bad_inputs(network, error) from error
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
         """Return the training labels of the member of `seed`: (n, ...), int32; or other targets (n, ...)."""
@@ -272,40 +271,19 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _targets(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
-    """Return the shape and dtype of the targets of `count` examples."""
-    dtype = jnp.int32 if shapes["classes"] is not None else jnp.dtype(shapes["target_dtype"])
-    return jax.ShapeDtypeStruct((count, *shapes.get("target_shape", ())), dtype)
-
-
-def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
-    """Return the shape and dtype of `count` inputs of a network, from `symjax.data.describe.describe_shapes`."""
-    if "image_size" in shapes:
-        size = shapes["image_size"]
-        return jax.ShapeDtypeStruct((count, size, size, shapes["channels"]), jnp.float32)
-    dtype = jnp.float32 if shapes["normalized"] else shapes["input_dtype"]
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
-    return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), dtype)
-
-
-def _trace(network: Network) -> None:
-    """Trace a network; raise an InputError if its code fails."""
+@contextlib.contextmanager
+def _traced(network: Network) -> Iterator[None]:
+    """Turn errors of a network's code into an `InputError` on the inputs of the data set, for a `with` statement."""
     try:
-        network.points  # noqa: B018, which traces it
+        yield
     except Exception as error:  # anything that the model's code raises
-        raise bad_inputs(network, error) from error
-
-
-def bad_inputs(network: Network, error: Exception) -> InputError:
-    """Return the error for a network that cannot be traced on the inputs of a data set."""
-    if isinstance(error, InputError) and not str(error).startswith("x:"):
-        return error
-    shape = network.example.shape[1:]
-    if len(shape) == 3 and shape[0] == shape[1]:
-        return InputError(
-            f"image_size: got {shape[0]}, expected a size that fits {network.name}, such as a larger one ({error})"
-        )
-    return InputError(f"dataset: got inputs of shape {shape}, expected inputs that {network.name} can take ({error})")
+        if isinstance(error, InputError) and not str(error).startswith("x:"):
+            raise
+        shape, name = network.example.shape[1:], network.name
+        message = f"dataset: got inputs of shape {shape}, expected inputs that {name} can take ({error})"
+        if len(shape) == 3 and shape[0] == shape[1]:
+            message = f"image_size: got {shape[0]}, expected a size that fits {name}, such as a larger one ({error})"
+        raise InputError(message) from error
 
 
 def _from_json(cls, values: Mapping[str, Any]):
@@ -316,8 +294,3 @@ def _from_json(cls, values: Mapping[str, Any]):
             f"none; missing are {listed(sorted(known - given)) or 'none'}"
         )
     return cls(**values)
-
-
-def listed(items: Iterable) -> str:
-    """Return items separated by commas."""
-    return ", ".join(map(str, items))

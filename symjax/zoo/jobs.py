@@ -19,9 +19,10 @@ from symjax.ops.compiler import compiler_options
 from symjax.ops.memory import MemberProgram
 from symjax.ops.parallel import Execution
 from symjax.ops.progress import progress_bar, warn
+from symjax.spelling import listed
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
 from symjax.training.loop import data_shapes, device_data
-from symjax.zoo.config import ZooConfig, listed
+from symjax.zoo.config import ZooConfig
 from symjax.zoo.evaluation import EVALUATION_BATCH
 from symjax.zoo.saturation import FreezeScheduler
 from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state

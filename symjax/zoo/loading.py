@@ -17,9 +17,9 @@ from symjax.network import Member, Network
 from symjax.ops import files, parallel, runs
 from symjax.ops.parallel import Execution
 from symjax.ops.progress import warn
-from symjax.spelling import one_line
+from symjax.spelling import listed, one_line
 from symjax.training.recipe import FUNCTIONS
-from symjax.zoo.config import ZooConfig, listed
+from symjax.zoo.config import ZooConfig
 from symjax.zoo.saturation import read_decisions, schedule_of
 from symjax.zoo.stored import abstract_state, stored_members
 
@@ -105,18 +105,16 @@ def load(
       >>> import tempfile
       >>> import jax, numpy as np, symjax
       >>> def init(key):
-      ...     return {"hidden": jax.random.normal(key, (3, 4)), "out": jax.random.normal(key, (4, 2))}
-      >>> def mlp(params, x):
-      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      ...     return jax.random.normal(key, (3, 2))
       >>> x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
       >>> arrays = {"x_train": x, "y_train": np.arange(32) % 2, "x_test": x, "y_test": np.arange(32) % 2}
-      >>> net = symjax.Network.from_function(mlp, init=init, example=x[:1])
+      >>> net = symjax.Network.from_function(lambda w, x: x @ w, init=init, example=x[:1])
       >>> options = {"epochs": 1, "batch_size": 14, "keep": (0,), "progress": False}
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     trained = symjax.zoo.train(net, arrays, seeds=2, folder=folder, **options)
       ...     start = symjax.zoo.load(folder, epoch=0, network=net)
-      >>> start.seeds, start.member(1).params["hidden"].shape
-      ((0, 1), (3, 4))
+      >>> start.seeds, start.member(1).params.shape
+      ((0, 1), (3, 2))
     """
     user_code = {"network": network, "loss": loss, "metric": metric, "optimizer": optimizer}
     return ZooFolder(folder, execution, user_code).load(seeds, epoch)
@@ -149,18 +147,16 @@ def load_history(
       >>> import tempfile
       >>> import jax, numpy as np, symjax
       >>> def init(key):
-      ...     return {"hidden": jax.random.normal(key, (3, 4)), "out": jax.random.normal(key, (4, 2))}
-      >>> def mlp(params, x):
-      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      ...     return jax.random.normal(key, (3, 2))
       >>> x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
       >>> arrays = {"x_train": x, "y_train": np.arange(32) % 2, "x_test": x, "y_test": np.arange(32) % 2}
-      >>> net = symjax.Network.from_function(mlp, init=init, example=x[:1])
+      >>> net = symjax.Network.from_function(lambda w, x: x @ w, init=init, example=x[:1])
       >>> options = {"epochs": 1, "batch_size": 14, "keep": (0,), "progress": False}
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     zoo = symjax.zoo.train(net, arrays, seeds=1, folder=folder, **options)
       ...     network, history = symjax.zoo.load_history(folder, 0, (0, 1), network=net)
-      >>> history.params["hidden"].shape
-      (2, 3, 4)
+      >>> history.params.shape
+      (2, 3, 2)
     """
     seed, epochs = integer("seed", seed), integers("epochs", epochs)
     if not epochs:

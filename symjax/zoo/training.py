@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 from symjax.checks import flag, integer, integers, path, scalar, sequence, short
 from symjax.checks import seeds as check_seeds
-from symjax.data import Dataset, describe_shapes
+from symjax.data import Dataset
 from symjax.data import load as load_data
 from symjax.errors import InputError, renamed
-from symjax.freezing import Saturation
 from symjax.network import Network
 from symjax.ops import hosts, memory, parallel, runs
 from symjax.ops.parallel import Execution
 from symjax.training import Recipe
-from symjax.zoo.config import ZooConfig, listed
+from symjax.zoo.checks import check, check_rule
+from symjax.zoo.config import ZooConfig
 from symjax.zoo.evaluation import devices_or_all
 from symjax.zoo.jobs import Job, completed_epochs, train_jobs, training_program
 from symjax.zoo.loading import Zoo, ZooFolder
@@ -181,12 +181,10 @@ def train_together(
     Example:
       >>> import jax, numpy as np, symjax
       >>> def init(key):
-      ...     return {"hidden": jax.random.normal(key, (3, 4)), "out": jax.random.normal(key, (4, 2))}
-      >>> def mlp(params, x):
-      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      ...     return jax.random.normal(key, (3, 2))
       >>> x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
       >>> arrays = {"x_train": x, "y_train": np.arange(32) % 2, "x_test": x, "y_test": np.arange(32) % 2}
-      >>> net = symjax.Network.from_function(mlp, init=init, example=x[:1])
+      >>> net = symjax.Network.from_function(lambda w, x: x @ w, init=init, example=x[:1])
       >>> import pathlib, tempfile
       >>> from symjax.zoo import Group, ZooConfig, train_together
       >>> recipe = symjax.training.Recipe(epochs=1, batch_size=14)
@@ -211,8 +209,7 @@ def train_together(
     execution = execution or parallel.default_execution()
     network = check(config, dataset, execution)
     devices = devices_or_all(devices)
-    if config.rule is not None:
-        check_rule(config.rule, groups, dataset, execution, len(devices), max_device_memory)
+    check_rule(groups[0].config, groups[0].seeds, dataset, execution, len(devices), max_device_memory)
     per_member_labels = any(group.config.labels != "true" for group in groups)
     with contextlib.ExitStack() as stack:
         members: dict[StoredMember, ZooConfig] = {}
@@ -266,45 +263,6 @@ def train_together(
     return [zoo_folder.load(group.seeds) for zoo_folder, group in zip(zoo_folders, groups, strict=True)]
 
 
-def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
-    """Return the network of a zoo; raise an InputError if it cannot be trained on these images."""
-    _check_sizes(config, dataset)
-    config.check_for(describe_shapes(dataset))
-    network = config.network(dataset).with_form(execution.conv)
-    if len(config.schedule) > len(network.points):
-        most = f"{len(network.points)}, the number of stitch points"
-        raise InputError(f"freeze: got {len(config.schedule)} epochs, expected at most {most}")
-    return network
-
-
-def check_rule(
-    rule: Saturation,
-    groups: Sequence[Group],
-    dataset: Dataset,
-    execution: Execution,
-    devices: int,
-    max_device_memory: float | None,
-) -> None:
-    """Raise an InputError if the members, which decide on a freeze schedule, cannot train together."""
-    config, seeds = groups[0].config, sorted(groups[0].seeds)
-    if len(groups) > 1:
-        raise InputError(f"groups: got {len(groups)} that decide on one freeze schedule, expected one")
-    if seeds != list(rule.seeds):
-        raise InputError(
-            f"seeds: got {listed(seeds)}, expected {listed(rule.seeds)}, which decide on the freeze schedule together"
-        )
-    if hosts.count() > 1:
-        raise InputError(f"freeze: got a rule for {hosts.count()} processes, expected one process or a given schedule")
-    if max_device_memory is not None:
-        program = training_program(config, dataset, execution, config.labels != "true")
-        most = devices * program.memory.max_members(max_device_memory)
-        if most < len(seeds):
-            raise InputError(
-                f"max_device_memory: got memory for {most} of {len(seeds)} members, expected it for all, since they "
-                "decide on a freeze schedule together; give fewer seeds, or a schedule"
-            )
-
-
 def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> tuple[tuple[int, ...], ZooConfig]:
     """Return the epochs to keep, and a configuration for all groups."""
     if not groups:
@@ -312,19 +270,8 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
     configs = {dataclasses.replace(group.config, labels="true") for group in groups}
     if len(configs) > 1:
         raise InputError("groups: got configurations that differ in more than labels, expected equal ones")
+    if len(groups) > 1 and groups[0].config.rule is not None:
+        raise InputError(f"groups: got {len(groups)} that decide on one freeze schedule, expected one")
     if len({group.path for group in groups}) < len(groups):
         raise InputError("groups: got two with one folder, expected a folder for each")
     return tuple(sorted(set(integers("keep", keep, 0, groups[0].config.recipe.epochs)))), configs.pop()
-
-
-def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
-    """Raise an InputError if there are too few images, or if they are too small."""
-    recipe = config.recipe
-    if not len(dataset.validation):
-        raise InputError("validation: got a data set without validation images, expected a fraction over 0")
-    if recipe.batch_size > len(dataset.train):
-        size, most = recipe.batch_size, len(dataset.train)
-        raise InputError(f"batch_size: got {size}, expected at most {most}, the number of training images")
-    if recipe.translate and recipe.translate >= min(dataset.example_shape[:2]):
-        size = min(dataset.example_shape[:2])
-        raise InputError(f"translate: got {recipe.translate}, expected less than the images' {size} pixels")
