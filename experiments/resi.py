@@ -9,7 +9,7 @@ The same command again computes nothing; more measures or tests extend the resul
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +38,8 @@ from symjax.ops import files
 from symjax.ops.parallel import default_execution
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
-from symjax.similarity import pairwise
+from symjax.similarity import MEASURES, pairwise
+from symjax.similarity.channels import pad_channels
 from symjax.similarity.table import without_twins
 from symjax.stitching import FitConfig, Plan, Sweep, parse_families
 from symjax.zoo import Zoo
@@ -138,17 +139,18 @@ def main(settings: Settings) -> Summary:
     }
     with out.open() as folder:
         results, models = ResultTable(folder, ROWS), ResultTable(folder, MODELS)
-        requested = []
+        compared = []
         for kind, of_test in groups.items():
             zoos = [trained[group.folder] for group in of_test]
-            compared = Compared(kind, of_test, zoos, numbers[kind], settings)
             names = [network.points[point].name] if kind != "layers" else layers
-            requested.append(compared.fill(results, measures, names))
-            if families and kind != "layers":
-                requested.append(compared.fill_stitches(results, families, point))
-            compared.fill_models(models)
-            if kind == "seeds":
-                compared.fill_agreement(ResultTable(folder, AGREEMENT))
+            compared.append(Compared(kind, of_test, zoos, numbers[kind], names, settings))
+        requested = [fill(results, compared, measures, settings.samples)]
+        for networks in compared:
+            if families and networks.test != "layers":
+                requested.append(networks.fill_stitches(results, families, point))
+            networks.fill_models(models)
+            if networks.test == "seeds":
+                networks.fill_agreement(ResultTable(folder, AGREEMENT))
         table = results.select(pd.concat(requested)).merge(
             ResultTable(folder, AGREEMENT).rows(), how="left", on=["model_a", "model_b"]
         )
@@ -175,11 +177,52 @@ def main(settings: Settings) -> Summary:
         )
 
 
+def fill(results: ResultTable, tests: "Sequence[Compared]", measures: Sequence[str], samples: str) -> pd.DataFrame:
+    """Compute the missing values of measures, all tests of a measure together; return the keys of all."""
+    requested = pd.concat([test.requested(measures) for test in tests])
+    missing = results.missing(requested)
+    representations = {}
+    for test in tests:
+        if test.test in missing.test.unique():
+            representations |= test.representations()
+    with progress_bar(desc="measures", unit="measure", total=missing.measure.nunique(), disable=missing.empty) as bar:
+        for measure, rows in missing.groupby("measure", sort=False):
+            options = samples_option(measure, samples)
+            try:
+                values = measured(measure, representations, rows, options)
+            except InputError:  # of layers that the measure cannot compare
+                others = rows.test != "layers"
+                if others.all():
+                    raise
+                values = np.full(len(rows), np.nan)
+                if others.any():
+                    values[others] = measured(measure, representations, rows[others], options)
+            results.add(rows.assign(value=values))
+            bar.update()
+    return requested
+
+
+def measured(measure: str, representations: dict, rows: pd.DataFrame, options: dict) -> np.ndarray:
+    """Return the value of each pair of representations, the mean over both orders."""
+    sides = [pd.MultiIndex.from_frame(rows[["test", f"model_{side}", f"layer_{side}"]]) for side in "ab"]
+    keys = sides[0].append(sides[1]).unique()
+    arrays = [representations[key] for key in keys]
+    if MEASURES[measure].zero_channels:  # one width, so that all pairs have one program
+        width = max(x.shape[-1] for x in arrays)
+        arrays = [pad_channels(x, width) for x in arrays]
+    a, b = (keys.get_indexer(side) for side in sides)
+    compared = pairwise(
+        {i: {"": x} for i, x in enumerate(arrays)}, measure, pairs=list(zip(a, b, strict=True)), **options
+    )
+    values = compared.values[0, :, 0]
+    return (values[a, b] + values[b, a]) / 2
+
+
 class Compared:
     """The networks of one test."""
 
-    def __init__(self, test: str, groups: Sequence[Group], zoos: Sequence[Zoo], number: int, settings: Settings):
-        self.test, self.groups, self.settings = test, groups, settings
+    def __init__(self, test, groups: Sequence[Group], zoos: Sequence[Zoo], number: int, layers, settings: Settings):
+        self.test, self.layers, self.settings = test, layers, settings
         self.dataset = groups[0].dataset
         self.network: Network = zoos[0].network
         members = [zoo.members for zoo in zoos]
@@ -191,55 +234,31 @@ class Compared:
         ]
         self.pairs = list(itertools.combinations(self.models, 2))
 
-    def fill(self, results: ResultTable, measures: Sequence[str], layers: list[str]) -> pd.DataFrame:
-        """Compute the missing values of measures; return the keys of all."""
+    def requested(self, measures: Iterable[str]) -> pd.DataFrame:
+        """Return the keys of the rows of measures."""
         if self.test == "layers":
-            keys = [(model, a, model, b) for model in self.models for a, b in itertools.combinations(layers, 2)]
+            keys = [(model, a, model, b) for model in self.models for a, b in itertools.combinations(self.layers, 2)]
         else:
-            keys = [(a, *layers, b, *layers) for a, b in self.pairs]
-        requested = self.requested(measures, keys)
-        missing = results.missing(requested).measure.unique()
-        if len(missing):
-            features = self.settings.features(self.network, self.members, self.dataset, layers)
-            with progress_bar(desc=f"test {self.test}", unit="measure", total=len(missing)) as bar:
-                for measure in missing:
-                    values = list(self.values(measure, features, keys))
-                    results.add(self.requested([measure], keys).assign(value=values))
-                    bar.update()
-        return requested
+            keys = [(a, *self.layers, b, *self.layers) for a, b in self.pairs]
+        return pd.DataFrame([(self.test, name, *key) for name in measures for key in keys], columns=list(ROWS.key))
 
-    def values(self, measure: str, features: dict[str, np.ndarray], keys: Sequence[tuple]) -> Iterator[float]:
-        """Yield the value of each pair, the mean over both orders; NaN where a measure cannot compare the layers."""
-        pairs = list(dict.fromkeys((a, b) for a, _, b, _ in keys))
-        try:
-            options = samples_option(measure, self.settings.samples)
-            compared = pairwise(features, measure, models=self.models, pairs=pairs, **options)
-        except InputError:
-            if self.test != "layers":
-                raise
-            yield from itertools.repeat(np.nan, len(keys))
-            return
-        layer = {name: position for position, name in enumerate(features)}
-        model = {name: position for position, name in enumerate(self.models)}
-        for a, layer_a, b, layer_b in keys:
-            i, k, j, m = model[a], layer[layer_a], model[b], layer[layer_b]
-            yield float(np.mean([compared.values[k, i, m, j], compared.values[m, j, k, i]]))
+    def representations(self) -> dict[tuple[str, str, str], np.ndarray]:
+        """Return the features (n, ...) by test, model and layer."""
+        features = self.settings.features(self.network, self.members, self.dataset, self.layers)
+        return {(self.test, m, name): x[i] for i, m in enumerate(self.models) for name, x in features.items()}
 
     def fill_stitches(self, results: ResultTable, families: str, point: int) -> pd.DataFrame:
         """Compute missing similarities by stitching; return the keys of all.
 
         The similarity of two networks is minus the mean penalty of the stitches in both directions.
         """
-        layer = self.network.points[point].name
-        requested = self.requested(
-            [f"{STITCH}{name}" for name in families.split(",")], [(a, layer, b, layer) for a, b in self.pairs]
-        )
+        requested = self.requested(f"{STITCH}{name}" for name in families.split(","))
         if not len(results.missing(requested)):
             return requested
         config = FitConfig(eval_batch_size=256)
         plan = Plan(self.network, (point,), parse_families(families), config, default_execution())
         directed = [pair for pair in itertools.permutations(range(len(self.models)), 2)]
-        accuracy, values = self.accuracies(), {}
+        accuracy, values, (layer,) = self.accuracies(), {}, self.layers
         sweep = Sweep(plan, self.dataset, num_pairs=len(directed))
         with progress_bar(desc=f"stitches {self.test}", unit="pair", total=len(directed)) as bar:
             for result in sweep.run(self.member, directed):
@@ -252,11 +271,6 @@ class Compared:
         rows = pd.DataFrame([(self.test, *name) for name in values], columns=list(ROWS.key))
         results.add(rows.assign(value=[float(np.mean(both)) for both in values.values()]))
         return requested
-
-    def requested(self, measures: Sequence[str], keys: Sequence[tuple]) -> pd.DataFrame:
-        """Return the keys of the rows of measures."""
-        rows = [(self.test, measure, *key) for measure in measures for key in keys]
-        return pd.DataFrame(rows, columns=list(ROWS.key))
 
     @cached_property
     def classes(self) -> np.ndarray:
