@@ -14,7 +14,7 @@ from stitch_helpers import trained
 from test_width_command import zoo_flags
 
 import experiments.resi
-from experiments import resi_scores
+from experiments import resi_scores, resi_values
 from experiments.command import run_command
 from experiments.resi_data import check_data, stamp, with_random_labels, with_shortcuts
 from experiments.resi_scores import ranks_with_intervals
@@ -148,8 +148,8 @@ def test_the_command(zoos, monkeypatch, capsys):
     ranks = files.read_csv("run/ranks.csv")
     assert list(ranks.columns) == ["measure", "accuracy", "output", "labels", "rank", "low", "high"]
     assert "9 networks, 3 measures" in capsys.readouterr().out
-    monkeypatch.setattr(experiments.resi, "measured", None)  # nothing is computed again
-    monkeypatch.setattr(experiments.resi.Compared, "classes", None)
+    monkeypatch.setattr(resi_values, "measured", None)  # nothing is computed again
+    monkeypatch.setattr(resi_values.Compared, "classes", None)
     pd.testing.assert_frame_equal(command(*flags), table)
 
 
