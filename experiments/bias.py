@@ -5,7 +5,7 @@ and a planted similarity, y = sqrt(s) x + sqrt(1 - s) z with independent normals
 means at n and at the largest number of examples (`reference`). A measure that rejects so few examples, or is not
 defined, has no value there.
 
-With no argument the command compiles four programs for each of 24 measures, in less than two minutes of processor time.
+With no argument the command compiles four programs for each of 24 measures, in about two minutes of processor time.
 The same command again computes nothing; more runs, ratios or measures extend the results.
 """
 
