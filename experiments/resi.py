@@ -3,51 +3,34 @@
 Six tests: similar networks should have similar accuracies (accuracy) and outputs (output). Networks trained with equal
 shares of random labels (labels), on the same shortcuts (shortcut) or with the same augmentation (augmentation) should
 be more similar than others. Close layers of a network should be more similar than distant ones (layers). The result is
-a rank of each measure. With no argument: narrow Myrtle CNNs on scikit-learn's digits, 10 with ordinary
-training and 4 for each of 7 other ways of training. A repeated command computes nothing; more measures or tests extend
-the results.
+a rank of each measure. With no argument: 10 narrow Myrtle CNNs on scikit-learn's digits, and 4 for each of 7 other ways
+of training. A repeated command computes nothing; more measures or tests extend the results.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pandas as pd
 
 from experiments import dry_run, resi_scores
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.features import FeatureSettings, parse_measures, samples_option
+from experiments.features import FeatureSettings, parse_measures
 from experiments.folders import run_folder
 from experiments.registry import Experiment, PublishedTable
 from experiments.resi_data import SHARES, SHIFTS, Group, check_data, groups_of
-from experiments.resi_scores import STITCH, TESTS, conclusion, format_ranks
+from experiments.resi_scores import TESTS, conclusion, format_ranks
+from experiments.resi_values import AGREEMENT, MODELS, ROWS, Compared, fill
 from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import plots
 from symjax.checks import integer_fields
-from symjax.data import normalize
 from symjax.errors import InputError, renamed
-from symjax.network import Member, Network
 from symjax.ops import files
-from symjax.ops.parallel import default_execution
-from symjax.ops.progress import progress_bar
-from symjax.ops.result_table import ResultTable, Schema
-from symjax.similarity import pairwise
+from symjax.ops.result_table import ResultTable
 from symjax.similarity.table import without_twins
-from symjax.stitching import FitConfig, Plan, Sweep, parse_families
-from symjax.zoo import Zoo
-
-PAIR = {"model_a": str, "layer_a": str, "model_b": str, "layer_b": str}
-ROWS = Schema("results", {"test": str, "measure": str, **PAIR}, ("value",), order=("test", "measure"))
-MODELS = Schema("models", {"test": str, "model": str}, ("accuracy",))
-AGREEMENT = Schema("agreement", {"model_a": str, "model_b": str}, ("agreement",))
+from symjax.stitching import parse_families
 
 _VISION = (
     "Jaccard, distance correlation, angular shape metric, aligned cosine, second-order cosine, orthogonal "
@@ -139,21 +122,22 @@ def main(settings: Settings) -> Summary:
     }
     with out.open() as folder:
         results, models = ResultTable(folder, ROWS), ResultTable(folder, MODELS)
-        requested = []
+        compared = []
         for kind, of_test in groups.items():
             zoos = [trained[group.folder] for group in of_test]
-            compared = Compared(kind, of_test, zoos, numbers[kind], settings)
             names = [network.points[point].name] if kind != "layers" else layers
-            requested.append(compared.fill(results, measures, names))
-            if families and kind != "layers":
-                requested.append(compared.fill_stitches(results, families, point))
-            compared.fill_models(models)
-            if kind == "seeds":
-                compared.fill_agreement(ResultTable(folder, AGREEMENT))
+            compared.append(Compared(kind, of_test, zoos, numbers[kind], names, settings))
+        requested = [fill(results, compared, measures, settings.samples)]
+        for networks in compared:
+            if families and networks.test != "layers":
+                requested.append(networks.fill_stitches(results, families, point))
+            networks.fill_models(models)
+            if networks.test == "seeds":
+                networks.fill_agreement(ResultTable(folder, AGREEMENT))
         table = results.select(pd.concat(requested)).merge(
             ResultTable(folder, AGREEMENT).rows(), how="left", on=["model_a", "model_b"]
         )
-        ranked = resi_scores.ranks_with_intervals(table, models.rows().drop_duplicates("model"))
+        ranked = resi_scores.ranks_with_intervals(table, models.rows())
         ranked = ranked[[*(test for test in tests if test in ranked), "rank", "low", "high"]]
         files.write_csv(folder / "ranks.csv", ranked.reset_index())
         columns = {"name": "measure", "value": "rank", "xlabel": f"median rank in {len(ranked.columns) - 3} tests"}
@@ -166,126 +150,13 @@ def main(settings: Settings) -> Summary:
             conclusion(ranked),
             {
                 "score in each test (best 1), and median rank with its 95 % interval": format_ranks(ranked),
-                "test accuracy (%) of the groups": accuracy.groupby(["test", "group"], sort=False)[["accuracy"]]
+                "test accuracy (%) of the groups": accuracy.groupby("group", sort=False)[["accuracy"]]
                 .mean()
                 .map("{:.1f}".format)
-                .reset_index("test", drop=True)
                 .rename_axis(index=None),
             },
             ("ranks",),
         )
-
-
-class Compared:
-    """The networks of one test."""
-
-    def __init__(self, test: str, groups: Sequence[Group], zoos: Sequence[Zoo], number: int, settings: Settings):
-        self.test, self.groups, self.settings = test, groups, settings
-        self.dataset = groups[0].dataset
-        self.network: Network = zoos[0].network
-        members = [zoo.members for zoo in zoos]
-        self.members: Member = jax.tree.map(
-            lambda *leaves: jnp.concatenate([leaf[:number] for leaf in leaves]), *members
-        )
-        self.models = [
-            f"{group.name}/{seed}" for group, zoo in zip(groups, zoos, strict=True) for seed in zoo.seeds[:number]
-        ]
-        self.pairs = list(itertools.combinations(self.models, 2))
-
-    def fill(self, results: ResultTable, measures: Sequence[str], layers: list[str]) -> pd.DataFrame:
-        """Compute the missing values of measures; return the keys of all."""
-        if self.test == "layers":
-            keys = [(model, a, model, b) for model in self.models for a, b in itertools.combinations(layers, 2)]
-        else:
-            keys = [(a, *layers, b, *layers) for a, b in self.pairs]
-        requested = self.requested(measures, keys)
-        missing = results.missing(requested).measure.unique()
-        if len(missing):
-            features = self.settings.features(self.network, self.members, self.dataset, layers)
-            with progress_bar(desc=f"test {self.test}", unit="measure", total=len(missing)) as bar:
-                for measure in missing:
-                    values = list(self.values(measure, features, keys))
-                    results.add(self.requested([measure], keys).assign(value=values))
-                    bar.update()
-        return requested
-
-    def values(self, measure: str, features: dict[str, np.ndarray], keys: Sequence[tuple]) -> Iterator[float]:
-        """Yield the value of each pair, the mean over both orders; NaN where a measure cannot compare the layers."""
-        pairs = list(dict.fromkeys((a, b) for a, _, b, _ in keys))
-        try:
-            options = samples_option(measure, self.settings.samples)
-            compared = pairwise(features, measure, models=self.models, pairs=pairs, **options)
-        except InputError:
-            if self.test != "layers":
-                raise
-            yield from itertools.repeat(np.nan, len(keys))
-            return
-        layer = {name: position for position, name in enumerate(features)}
-        model = {name: position for position, name in enumerate(self.models)}
-        for a, layer_a, b, layer_b in keys:
-            i, k, j, m = model[a], layer[layer_a], model[b], layer[layer_b]
-            yield float(np.mean([compared.values[k, i, m, j], compared.values[m, j, k, i]]))
-
-    def fill_stitches(self, results: ResultTable, families: str, point: int) -> pd.DataFrame:
-        """Compute missing similarities by stitching; return the keys of all.
-
-        The similarity of two networks is minus the mean penalty of the stitches in both directions.
-        """
-        layer = self.network.points[point].name
-        requested = self.requested(
-            [f"{STITCH}{name}" for name in families.split(",")], [(a, layer, b, layer) for a, b in self.pairs]
-        )
-        if not len(results.missing(requested)):
-            return requested
-        config = FitConfig(eval_batch_size=256)
-        plan = Plan(self.network, (point,), parse_families(families), config, default_execution())
-        directed = [pair for pair in itertools.permutations(range(len(self.models)), 2)]
-        accuracy, values = self.accuracies(), {}
-        sweep = Sweep(plan, self.dataset, num_pairs=len(directed))
-        with progress_bar(desc=f"stitches {self.test}", unit="pair", total=len(directed)) as bar:
-            for result in sweep.run(self.member, directed):
-                a, b = sorted(result.pair)
-                clean = (accuracy[a] + accuracy[b]) / 2
-                for row in result.rows:
-                    name = f"{STITCH}{row['family']}", self.models[a], layer, self.models[b], layer
-                    values.setdefault(name, []).append(row["stitched_accuracy"] - clean)
-                bar.update()
-        rows = pd.DataFrame([(self.test, *name) for name in values], columns=list(ROWS.key))
-        results.add(rows.assign(value=[float(np.mean(both)) for both in values.values()]))
-        return requested
-
-    def requested(self, measures: Sequence[str], keys: Sequence[tuple]) -> pd.DataFrame:
-        """Return the keys of the rows of measures."""
-        rows = [(self.test, measure, *key) for measure in measures for key in keys]
-        return pd.DataFrame(rows, columns=list(ROWS.key))
-
-    @cached_property
-    def classes(self) -> np.ndarray:
-        """Return the predicted classes of the test images, (members, n)."""
-        images, mean, std = self.dataset.test.images, self.dataset.mean, self.dataset.std
-        predict = jax.jit(lambda member: self.network.apply(member, normalize(images, mean, std)).argmax(-1))
-        return np.stack([predict(self.member(index)) for index in range(len(self.models))])
-
-    def member(self, index: int) -> Member:
-        """Return one network."""
-        return jax.tree.map(lambda leaf: leaf[index], self.members)
-
-    def accuracies(self) -> np.ndarray:
-        """Return the test accuracy of each network in percent."""
-        return 100 * (self.classes == self.dataset.test.labels).mean(-1)
-
-    def fill_models(self, table: ResultTable) -> None:
-        """Compute missing accuracies."""
-        rows = pd.DataFrame({"test": self.test, "model": self.models})
-        if len(table.missing(rows)):
-            table.add(rows.assign(accuracy=self.accuracies()))
-
-    def fill_agreement(self, table: ResultTable) -> None:
-        """Compute the missing shares of test images for which two networks predict the same class."""
-        rows = pd.DataFrame(self.pairs, columns=list(AGREEMENT.key))
-        if len(table.missing(rows)):
-            classes = dict(zip(self.models, self.classes, strict=True))
-            table.add(rows.assign(agreement=[float((classes[a] == classes[b]).mean()) for a, b in self.pairs]))
 
 
 if __name__ == "__main__":

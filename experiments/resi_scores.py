@@ -1,6 +1,7 @@
 """Scores and ranks of similarity measures in the tests of ReSi (Klabunde et al. 2024)."""
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -8,67 +9,49 @@ import pandas as pd
 from symjax.similarity import MEASURES
 
 TESTS = ("accuracy", "output", "labels", "shortcut", "augmentation", "layers")
-DRAWS = 100  # resamples of networks
+DRAWS = 1000  # resamples of networks
 STITCH = "stitch:"  # prefix of the names of stitch families among the measures
+PAIR = ["model_a", "layer_a", "model_b", "layer_b"]
 
 
-def scores(table: pd.DataFrame, models: pd.DataFrame, weights: dict[str, int] | None = None) -> pd.DataFrame:
-    """Return the score of each measure (rows) in each test (columns); NaN where a measure has no values.
+def scores(table: pd.DataFrame, models: pd.DataFrame, counts: np.ndarray) -> pd.DataFrame:
+    """Return the score of each measure in each test (columns) for each draw of networks; NaN where a value is missing.
 
     accuracy, output: Spearman correlation of the similarity of two networks with minus the difference of their
       accuracies, and with the share of examples that they classify alike.
     labels, shortcut, augmentation: average precision of the similarity for pairs of networks of one group.
-    layers: share of pairs of layers that are more similar than a pair of layers which encloses them.
+    layers: share of cases with similarity(i, j) or (j, k) at least similarity(i, k), layers i < j < k of a network.
 
     Args:
       table: test, measure, model_a, layer_a, model_b, layer_b and value; also agreement for the test seeds.
       models: model and accuracy.
-      weights: how often each model counts; once by default.
+      counts: (draws, models), how often a draw contains each model. A pair counts as often as two of its copies form
+        it, and a network forms no pair with its own copy.
     """
-    return _scores(_by_test(table), table.measure.unique(), models, weights)
-
-
-def _by_test(table: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, pd.Series]]:
-    """Return the similarities of each test, and how alike the predictions of each pair are, in the same order."""
-    tests = {}
-    for test, rows in table.groupby("test", sort=False):
-        values = oriented(rows)
-        agreement = rows.groupby(list(values.index.names), sort=False).agreement.first()
-        tests[test] = values, agreement.loc[values.index]
-    return tests
-
-
-def _scores(
-    tests: dict, measures: np.ndarray, models: pd.DataFrame, weights: dict[str, int] | None = None
-) -> pd.DataFrame:
+    measures, place = table.measure.unique(), pd.Index(models.model)
+    accuracy, group = models.accuracy.to_numpy(), models.model.map(group_of).to_numpy()
     columns = {}
-    accuracy = dict(zip(models.model, models.accuracy, strict=True))
-    for test, (values, agreement) in tests.items():
-        counts = [1 if weights is None else weights[a] * weights[b] for a, b in values.index.droplevel([1, 3])]
+    for test, rows in table.groupby("test", sort=False):
+        values = oriented(rows).reindex(columns=measures)
         if test == "layers":
-            columns["layers"] = conformity(values, weights)
+            columns[test] = conformity(values, place, counts)
             continue
-        rows = np.repeat(np.arange(len(values)), counts)
-        values = values.iloc[rows]
-        pairs = list(values.index.droplevel([1, 3]))
+        a, b = (place.get_indexer(values.index.get_level_values(side)) for side in ("model_a", "model_b"))
+        pairs = counts[:, a] * counts[:, b]
         if test == "seeds":
-            targets = {
-                "accuracy": np.array([-abs(accuracy[a] - accuracy[b]) for a, b in pairs]),
-                "output": agreement.to_numpy()[rows],
-            }
-            columns |= {name: values.apply(spearman, args=(target,)) for name, target in targets.items()}
+            agreement = rows.drop_duplicates(PAIR).set_index(PAIR).agreement[values.index].to_numpy()
+            columns["accuracy"] = _each(spearman, values, -abs(accuracy[a] - accuracy[b]), pairs)
+            columns["output"] = _each(spearman, values, agreement, pairs)
         else:
-            same = np.array([group_of(a) == group_of(b) for a, b in pairs], bool)
-            columns[test] = values.apply(precision, args=(same,))
-    table = pd.DataFrame(columns, index=pd.Index(measures, name="measure"))
-    return table[[test for test in TESTS if test in table]]
+            columns[test] = _each(precision, values, group[a] == group[b], pairs)
+    index = pd.MultiIndex.from_product([range(len(counts)), measures], names=["draw", "measure"])
+    return pd.DataFrame({test: columns[test].ravel() for test in TESTS if test in columns}, index)
 
 
 def oriented(rows: pd.DataFrame) -> pd.DataFrame:
     """Return similarities, negated distances: a row for each pair and a column for each measure."""
     sign = rows.measure.map(lambda name: -1.0 if name in MEASURES and MEASURES[name].kind == "distance" else 1.0)
-    index = ["model_a", "layer_a", "model_b", "layer_b"]
-    return rows.assign(value=rows.value * sign).pivot(index=index, columns="measure", values="value")
+    return rows.assign(value=rows.value * sign).pivot(index=PAIR, columns="measure", values="value")
 
 
 def group_of(model: str) -> str:
@@ -76,58 +59,72 @@ def group_of(model: str) -> str:
     return model.rpartition("/")[0]
 
 
-def spearman(values: pd.Series, target: np.ndarray) -> float:
-    """Return Spearman's rank correlation; NaN for a constant side or a NaN value."""
-    if values.isna().any() or values.nunique() < 2 or len(np.unique(target)) < 2:
-        return np.nan
-    return float(np.corrcoef(values.rank(), pd.Series(target).rank())[0, 1])
+def _each(score: Callable, values: pd.DataFrame, target: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the scores (draws, measures) of all columns; NaN for a column with a NaN value."""
+    unknown = np.full(len(counts), np.nan)
+    columns = values.to_numpy().T
+    return np.stack([unknown if np.isnan(x).any() else score(x, target, counts) for x in columns], 1)
 
 
-def precision(values: pd.Series, same: np.ndarray) -> float:
-    """Return the average precision of the values for the pairs in `same`; NaN for a NaN value."""
-    from sklearn.metrics import average_precision_score  # imported here, for a quick --help
+def _totals(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the counts (draws, distinct) of each distinct value, ascending, and the place of each value among them."""
+    _, place, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    sorted_counts = counts[:, np.argsort(place, kind="stable")]
+    return np.add.reduceat(sorted_counts, np.cumsum(sizes) - sizes, axis=1), place
 
-    return np.nan if values.isna().any() or not same.any() else float(average_precision_score(same, values))
+
+def spearman(values: np.ndarray, target: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return Spearman's rank correlation in each draw, ties at their mean rank; NaN for a constant side."""
+    centred = []
+    for side in (values, target):
+        totals, place = _totals(side, counts)
+        ranks = (totals.cumsum(1) - (totals - 1) / 2)[:, place]
+        centred.append(ranks - ((counts * ranks).sum(1) / counts.sum(1).clip(1))[:, None])
+    x, y = centred
+    with np.errstate(invalid="ignore"):
+        return (counts * x * y).sum(1) / np.sqrt((counts * x * x).sum(1) * (counts * y * y).sum(1))
 
 
-def conformity(values: pd.DataFrame, weights: dict[str, int] | None = None) -> pd.Series:
-    """Return the share of cases with similarity(i, j) or (j, k) at least similarity(i, k), layers i < j < k."""
-    shares, counts = [], []
+def precision(values: np.ndarray, same: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the average precision of the values for the pairs in `same` in each draw; NaN without such a pair.
+
+    It is the mean over these pairs of the share of `same` among the pairs with at least their value.
+    """
+    totals, hits = _totals(-values, counts)[0], _totals(-values, counts * same)[0]
+    shares = hits.cumsum(1) / totals.cumsum(1).clip(1)
+    with np.errstate(invalid="ignore"):
+        return (hits * shares).sum(1) / hits.sum(1)
+
+
+def conformity(values: pd.DataFrame, place: pd.Index, counts: np.ndarray) -> np.ndarray:
+    """Return the shares of the test layers (draws, measures); NaN for a measure with a NaN value."""
+    shares, drawn = [], []
     for model, rows in values.groupby(level="model_a", sort=False):
         pair = {(a, b): row for (_, a, _, b), row in zip(rows.index, rows.to_numpy(), strict=True)}
         layers = list(dict.fromkeys(layer for key in pair for layer in key))
         layers.sort(key=lambda layer: sum(b == layer for _, b in pair))  # the first layer is never on the right
         inner = [pair[side] >= pair[i, k] for i, j, k in itertools.combinations(layers, 3) for side in ((i, j), (j, k))]
-        shares.append(np.mean(inner, 0))
-        counts.append(1 if weights is None else weights[model])
-    known = values.notna().all().to_numpy()
-    return pd.Series(np.where(known, np.average(shares, axis=0, weights=counts), np.nan), values.columns)
-
-
-def ranks(scored: pd.DataFrame) -> pd.DataFrame:
-    """Return ranks in each test, 1 for the best, and their median; a measure without a score is not ranked."""
-    ranked = scored.rank(ascending=False)
-    return ranked.assign(median=ranked.median(axis=1))
+        shares.append(np.where(values.isna().any(), np.nan, np.mean(inner, 0)))
+        drawn.append(counts[:, place.get_loc(model)])
+    return np.transpose(drawn) @ np.array(shares) / np.sum(drawn, 0)[:, None]
 
 
 def ranks_with_intervals(table: pd.DataFrame, models: pd.DataFrame) -> pd.DataFrame:
-    """Return scores, ranks and the median rank of each measure, with 95 % intervals of the median rank.
+    """Return scores and the median rank over tests (1 the best) of each measure, with its 95 % interval.
 
-    Intervals are those of a bootstrap over the networks of each group. A pair of equal networks is left out.
+    Intervals are those of a bootstrap over the networks of each group. A measure without a score in a test has no rank
+    there.
     """
-    generator, names = np.random.default_rng(0), list(models.model)
-    groups = pd.Series(names).groupby([group_of(name) for name in names], sort=False)
-    tests, measures, medians = _by_test(table), table.measure.unique(), []
-    for _ in range(DRAWS):
-        weights = dict.fromkeys(names, 0)
-        for _, members in groups:
-            for name in generator.choice(members.to_numpy(), len(members)):
-                weights[name] += 1
-        medians.append(ranks(_scores(tests, measures, models, weights))["median"])
-    low, high = np.nanquantile(medians, (0.025, 0.975), axis=0)
-    scored = _scores(tests, measures, models)
-    result = scored.assign(rank=ranks(scored)["median"], low=low, high=high)
-    return result.sort_values("rank", kind="stable")
+    generator, counts = np.random.default_rng(0), np.ones((1 + DRAWS, len(models)), int)  # first all networks once
+    for members in models.groupby(models.model.map(group_of), sort=False).indices.values():
+        share = np.full(len(members), 1 / len(members))
+        counts[1:, members] = generator.multinomial(len(members), share, DRAWS)
+    scored = scores(table, models, counts)
+    # Rounded, so that equal scores are ties whatever the order of their sums.
+    medians = scored.round(12).groupby(level="draw").rank(ascending=False).median(axis=1).unstack("measure")
+    low, high = medians[1:].quantile([0.025, 0.975]).to_numpy()
+    medians = medians.loc[0].to_frame("rank").assign(low=low, high=high)
+    return scored.loc[0].join(medians).sort_values("rank", kind="stable")
 
 
 def format_ranks(ranked: pd.DataFrame) -> pd.DataFrame:

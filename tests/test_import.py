@@ -72,3 +72,8 @@ def test_threads_can_use_a_package_first_at_the_same_time():
         assert names == ["penalties", "train"] * 6
     """
     run(textwrap.dedent(script))
+
+
+def test_commands_use_one_thread_of_openblas():
+    script = "import os; os.environ.pop('OPENBLAS_NUM_THREADS', 0); import experiments, numpy, threadpoolctl; "
+    assert run(script + "print({pool['num_threads'] for pool in threadpoolctl.threadpool_info()})").stdout == "{1}\n"

@@ -14,9 +14,10 @@ from stitch_helpers import trained
 from test_width_command import zoo_flags
 
 import experiments.resi
+from experiments import resi_scores, resi_values
 from experiments.command import run_command
 from experiments.resi_data import check_data, stamp, with_random_labels, with_shortcuts
-from experiments.resi_scores import ranks_with_intervals, scores
+from experiments.resi_scores import ranks_with_intervals
 from symjax import cka, zoo
 from symjax.errors import InputError
 from symjax.ops import files
@@ -49,6 +50,10 @@ def planted(measures):
     return pd.DataFrame(rows, columns=columns), accuracies
 
 
+def scores(table, models):
+    return resi_scores.scores(table, models, np.ones((1, len(models)), int)).loc[0]
+
+
 def test_a_measure_of_the_planted_relation_is_best_and_a_random_one_is_not():
     noise = np.random.default_rng(1)
     fns = {"cka": lambda d: -d, "pwcca_distance": lambda d: d, "svcca": lambda d: noise.normal(), "wrong": lambda d: d}
@@ -64,17 +69,31 @@ def test_a_measure_of_the_planted_relation_is_best_and_a_random_one_is_not():
     assert np.isnan(scores(table, models).loc["svcca", "layers"]) and not scores(table, models).loc["cka"].isna().any()
 
 
-def test_scores_are_those_of_scipy_and_sklearn():
+def test_scores_of_a_draw_are_those_of_scipy_and_sklearn_for_its_pairs():
     noise = np.random.default_rng(2)
-    table, models = planted({"svcca": lambda d: round(noise.normal(), 1)})
-    scored, accuracy = scores(table, models).loc["svcca"], models.set_index("model").accuracy
-    rows = table[table.test == "seeds"]
-    differences = [abs(accuracy[a] - accuracy[b]) for a, b in zip(rows.model_a, rows.model_b, strict=True)]
-    np.testing.assert_allclose(scored.accuracy, -scipy.stats.spearmanr(rows.value, differences)[0])
-    np.testing.assert_allclose(scored.output, scipy.stats.spearmanr(rows.value, rows.agreement)[0])
-    rows = table[table.test == "labels"]
-    same = rows.model_a.str[7] == rows.model_b.str[7]
-    np.testing.assert_allclose(scored.labels, sklearn.metrics.average_precision_score(same, rows.value))
+    table, models = planted({"svcca": lambda d: round(noise.normal(), 1), "constant": lambda d: 1.0})
+    counts = np.stack([np.ones(len(models), int), noise.integers(0, 4, len(models))])
+    scored, accuracy = resi_scores.scores(table, models, counts), models.set_index("model").accuracy
+    table = table[table.measure == "svcca"]
+    for draw, weights in enumerate(counts):
+        number = dict(zip(models.model, weights, strict=True))
+        drawn = table.loc[
+            np.repeat(table.index, [number[a] * number[b] for a, b in zip(table.model_a, table.model_b, strict=True)])
+        ]
+        rows = drawn[drawn.test == "seeds"]
+        differences = -abs(accuracy[rows.model_a].to_numpy() - accuracy[rows.model_b].to_numpy())
+        expected = [scipy.stats.spearmanr(rows.value, target)[0] for target in (differences, rows.agreement)]
+        rows = drawn[drawn.test == "labels"]
+        same = rows.model_a.str[7] == rows.model_b.str[7]
+        expected.append(sklearn.metrics.average_precision_score(same, rows.value))
+        rows, shares = table[table.test == "layers"], []
+        for model in models.model[:5]:
+            value = {(row.layer_a, row.layer_b): row.value for row in rows[rows.model_a == model].itertuples()}
+            triples = itertools.combinations(LAYERS, 3)
+            shares.append(np.mean([[value[i, j] >= value[i, k], value[j, k] >= value[i, k]] for i, j, k in triples]))
+        expected.append(np.average(shares, weights=weights[:5]))
+        np.testing.assert_allclose(scored.loc[draw, "svcca"], expected)
+        assert scored.loc[draw, "constant"].isna().tolist() == [True, True, False, False]
 
 
 def test_a_share_of_labels_and_shortcuts_is_changed():
@@ -129,8 +148,8 @@ def test_the_command(zoos, monkeypatch, capsys):
     ranks = files.read_csv("run/ranks.csv")
     assert list(ranks.columns) == ["measure", "accuracy", "output", "labels", "rank", "low", "high"]
     assert "9 networks, 3 measures" in capsys.readouterr().out
-    for name in ("values", "classes"):
-        monkeypatch.setattr(experiments.resi.Compared, name, None)  # nothing is computed again
+    monkeypatch.setattr(resi_values, "measured", None)  # nothing is computed again
+    monkeypatch.setattr(resi_values.Compared, "classes", None)
     pd.testing.assert_frame_equal(command(*flags), table)
 
 
