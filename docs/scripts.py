@@ -12,6 +12,8 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import experiments  # noqa: F401  (settings of threads, before NumPy is imported)
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("tutorials", "how-to")
 CELL = re.compile(r"^# %%(.*)\n", re.MULTILINE)
