@@ -150,7 +150,8 @@ def compute(
     keys = [(a, digests[a], b, digests[b], measure) for a, b in pairs for measure in measures]
     requested = pd.DataFrame(keys, columns=[*PAIR, "measure"])
     missing = results.missing(requested)
-    options = {name: getattr(settings, name) for name in ("resamples", "permutations", "seed", "layout")}
+    options = {"num_resamples": settings.resamples, "num_permutations": settings.permutations}
+    options |= {"seed": settings.seed, "layout": settings.layout}
     groups = missing.groupby(list(PAIR), sort=False)
     with progress_bar(desc="pairs", unit="pair", total=groups.ngroups, disable=missing.empty) as bar:
         for pair, rows in groups:

@@ -83,8 +83,8 @@ def compare(
     names: Sequence[str] | None = None,
     ids: Sequence | None = None,
     join: str | None = None,
-    resamples: int = 0,
-    permutations: int = 0,
+    num_resamples: int = 0,
+    num_permutations: int = 0,
     level: float = 0.95,
     seed: int = 0,
     layout: str | None = None,
@@ -102,14 +102,14 @@ def compare(
       names: names of both networks; by default those of the files, or "a" and "b".
       ids: IDs of the examples of a and of b, for sets without IDs of their own; None for a side without IDs.
       join: None requires equal IDs; "inner" compares the examples that both have.
-      resamples: number of random halves for intervals (`error_bars`); 0 for none.
-      permutations: number of permutations for p values and calibrated values (`calibrate`), the same for all pairs; 0
-        for none.
+      num_resamples: number of random halves for intervals (`error_bars`); 0 for none.
+      num_permutations: number of permutations for p values and calibrated values (`calibrate`), the same for all pairs;
+        0 for none.
       level: level of the intervals.
       seed: seed of halves and permutations.
       layout: layout of maps, "nhwc" or "nchw", as in `pairwise`.
-      mask: which tokens or pixels count, as in `pairwise`. With resamples or permutations only for samples="pool",
-        "first" or "last", since these draw examples.
+      mask: which tokens or pixels count, as in `pairwise`. With `num_resamples` or `num_permutations` only for
+        samples="pool", "first" or "last", since these draw examples.
       progress: whether to show progress bars.
       options: options of the measures, such as samples="pool"; each measure takes those that it has.
 
@@ -133,8 +133,8 @@ def compare(
     names = _names(a, b, names)
     measures = as_measures("measures", measures)[1]
     check_level(level)
-    counts = {"resamples": resamples, "permutations": permutations}
-    resamples, permutations = (checks.integer(name, count, 0) for name, count in counts.items())
+    counts = {"num_resamples": num_resamples, "num_permutations": num_permutations}
+    num_resamples, num_permutations = (checks.integer(name, count, 0) for name, count in counts.items())
     key = jax.random.key(checks.integer("seed", seed, 0, 2**31 - 1))
     opened = activations.align(
         dict(zip(names, map(_opened, "ab", (a, b)), strict=True)), ids=_ids(names, ids), join=join
@@ -148,8 +148,10 @@ def compare(
     if mask is not None:
         samples = samples_of_mask(measures, settings)
         options = {name: value for name, value in options.items() if name != "samples"}
-        if samples == "positions" and (resamples or permutations):
-            raise InputError("mask: got one with resamples or permutations, expected samples='pool', 'first' or 'last'")
+        if samples == "positions" and (num_resamples or num_permutations):
+            raise InputError(
+                "mask: got one with num_resamples or num_permutations, expected samples='pool', 'first' or 'last'"
+            )
         matrix = partial(masked_matrix, as_mask(mask), samples, translation_invariant(measures))
         sets = {
             name: {layer: matrix(f"{name}[{layer!r}]", x) for layer, x in side.items()} for name, side in sets.items()
@@ -160,20 +162,22 @@ def compare(
         results = pairwise(one, measures, against=other, layers=layers, **shared, **options)
     rows = []
     pairs = np.argwhere(next(iter(results.values())).computed)
-    evaluated = len(measures) * len(pairs) * bool(resamples or permutations)
+    evaluated = len(measures) * len(pairs) * bool(num_resamples or num_permutations)
     with progress_bar(desc="resampling", unit="pair", total=evaluated, disable=not (progress and evaluated)) as bar:
         for measure in measures:
             result = results[measure.name]
             fn = _with_options(measure.fn, settings[measure.name])
-            calibrated, p_values = _calibrated(measure, settings[measure.name], sets, names, key, permutations, layers)
+            calibrated, p_values = _calibrated(
+                measure, settings[measure.name], sets, names, key, num_permutations, layers
+            )
             for k, _, m, _ in pairs:
                 layer_a, layer_b = result.layers_a[k], result.layers_b[m]
                 low, high = np.nan, np.nan
-                if resamples:
+                if num_resamples:
                     x, y = sets[names[0]][layer_a], sets[names[1]][layer_b]
                     if measure.zero_channels:
                         x, y = _padded(x, y)
-                    bars = error_bars(fn, x, y, key, resamples, level, layout="nhwc")
+                    bars = error_bars(fn, x, y, key, num_resamples, level, layout="nhwc")
                     low, high = float(bars.low), float(bars.high)
                 value = float(result.values[k, 0, m, 0])
                 ends = low, high, float(p_values[k, m]), float(calibrated[k, m])
@@ -212,15 +216,15 @@ def _partial(fn, items):
     return partial(fn, **dict(items))
 
 
-def _calibrated(measure, options, sets, names, key, permutations, layers) -> tuple[np.ndarray, np.ndarray]:
+def _calibrated(measure, options, sets, names, key, num_permutations, layers) -> tuple[np.ndarray, np.ndarray]:
     """Return null-calibrated values and p values, (layers a, layers b); NaN where there are none."""
     sides = [sets[name] for name in names]
-    if not permutations:
+    if not num_permutations:
         return (np.full([len(side) for side in sides], np.nan),) * 2
     if options:
         split = None if measure.split is None else partial(measure.split, **options)
         measure = dataclasses.replace(measure, fn=_with_options(measure.fn, options), split=split)
-    pairs = calibrate(measure, sides[0], sides[1], key, permutations, layers=layers, layout="nhwc").pairs
+    pairs = calibrate(measure, sides[0], sides[1], key, num_permutations, layers=layers, layout="nhwc").pairs
     return np.asarray(pairs.calibrated), np.asarray(pairs.p_value)
 
 

@@ -41,7 +41,14 @@ def test_values_and_matrix():
 
 
 def test_intervals_and_p_values_are_those_of_error_bars_and_permutation_test():
-    options = {"layers": "same", "estimator": "gretton", "resamples": 20, "permutations": 9, "seed": 3, "level": 0.8}
+    options = {
+        "layers": "same",
+        "estimator": "gretton",
+        "num_resamples": 20,
+        "num_permutations": 9,
+        "seed": 3,
+        "level": 0.8,
+    }
     first = compare(A, {"relu2": B["relu2"]}, "cka", **options).table
     assert len(first) == 1 and first.equals(compare(A, {"relu2": B["relu2"]}, "cka", **options).table)
     row, key = first.iloc[0], jax.random.key(3)
@@ -53,12 +60,12 @@ def test_intervals_and_p_values_are_those_of_error_bars_and_permutation_test():
         == pytest.approx(0.1)
     )
     wide = RNG.normal(size=(80, 5)), RNG.normal(size=(80, 6))  # padded, since halves have examples enough
-    bars, own = symjax.error_bars("cka", *wide, key, 20), compare(*wide, "cka", resamples=20, seed=3).table
+    bars, own = symjax.error_bars("cka", *wide, key, 20), compare(*wide, "cka", num_resamples=20, seed=3).table
     np.testing.assert_allclose(own.loc[0, ["low", "high"]].astype(float), [bars.low, bars.high], atol=1e-6)
-    own = compare(A["relu1"], A["relu1"], lambda x, y: jnp.vdot(x, y), permutations=9)
+    own = compare(A["relu1"], A["relu1"], lambda x, y: jnp.vdot(x, y), num_permutations=9)
     assert own.table.p[0] == pytest.approx(0.1) and own.table.layer_a[0] == own.table.layer_b[0] == "layer"
     assert own.plot().axes[0].get_title(loc="left") == "The same layer of two networks\n(one pair)"
-    distance = compare(A["relu1"], A["relu1"], "procrustes_distance", permutations=9).table
+    distance = compare(A["relu1"], A["relu1"], "procrustes_distance", num_permutations=9).table
     assert distance.value[0] < 1e-3 and distance.p[0] == pytest.approx(0.1)  # the small ones are extreme
 
 
@@ -84,21 +91,21 @@ def test_maps_of_torch_and_tokens():
     )
     np.testing.assert_allclose(one.table.value, 1, atol=1e-5)
     tokens = RNG.normal(size=(30, 4, 4)).astype(np.float32)
-    assert compare({"tokens": tokens}, {"tokens": tokens}, "cka", permutations=3).table.p[0] == 0.25
+    assert compare({"tokens": tokens}, {"tokens": tokens}, "cka", num_permutations=3).table.p[0] == 0.25
 
 
 def test_masked_tokens():
     tokens = RNG.normal(size=(30, 4, 3)).astype(np.float32)
     mask = np.arange(4) < RNG.integers(1, 5, (30, 1))
     first, other = {"tokens": tokens}, {"tokens": tokens[..., :2]}
-    own = compare(first, other, "cka", mask=mask, samples="pool", resamples=4).table
+    own = compare(first, other, "cka", mask=mask, samples="pool", num_resamples=4).table
     pooled = [np.where(mask[..., None], x["tokens"], 0).sum(1) / mask.sum(1, keepdims=True) for x in (first, other)]
-    expected = compare(*pooled, "cka", resamples=4).table
+    expected = compare(*pooled, "cka", num_resamples=4).table
     np.testing.assert_allclose(own.iloc[:, 3:6].astype(float), expected.iloc[:, 3:6].astype(float), atol=1e-5)
     value = compare(first, other, "cca", mask=mask).table.value[0]
     np.testing.assert_allclose(value, MEASURES["cca"].fn(tokens[mask], tokens[mask][:, :2]), atol=1e-5)
-    with pytest.raises(InputError, match="^mask: got one with resamples or permutations"):
-        compare(first, other, "cca", mask=mask, permutations=3)
+    with pytest.raises(InputError, match="^mask: got one with num_resamples or num_permutations"):
+        compare(first, other, "cca", mask=mask, num_permutations=3)
 
 
 def test_mistakes():
@@ -108,8 +115,8 @@ def test_mistakes():
         ("^b: got$", (A, "x" * 3 + ".npy"), {}),
         ("^names: got .*expected two different names", (A, B), {"names": ["a", "a"]}),
         ("^ids: got 3 sequences, expected two", (A, B), {"ids": (1, 2, 3)}),
-        ("^resamples: got -1", (A, B), {"resamples": -1}),
-        ("^level: got 2", (A, B, "cka"), {"resamples": 2, "level": 2}),
+        ("^num_resamples: got -1", (A, B), {"num_resamples": -1}),
+        ("^level: got 2", (A, B, "cka"), {"num_resamples": 2, "level": 2}),
         (r"^b\['relu1'\]: got 29 examples, expected 30, as in a\['relu1'\]", (A, {"relu1": B["relu1"][1:]}), {}),
         (r"^b: got NaN .*\(layer 'relu1' of model 'b'\)", (A, {"relu1": B["relu1"] * np.nan}), {}),
         ("^a: got a list of arrays, expected a mapping", ([A["relu1"], A["relu2"]], B), {}),
