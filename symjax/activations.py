@@ -26,8 +26,8 @@ class Activations(Mapping):
       source: where the arrays come from, in messages.
 
     Raises:
-      InputError: an array is not of real numbers, has one axis, or not as many examples as there are IDs; raised when
-        it is used.
+      InputError: a value is neither an array nor a function. When an array is used: it is not of real numbers, has one
+        axis, or not as many examples as there are IDs.
 
     Example:
       >>> import numpy as np
@@ -40,7 +40,13 @@ class Activations(Mapping):
     def __init__(self, readers: Mapping[str, Any], ids: Any = None, rows: Any = None, source: str | None = None):
         if not isinstance(readers, Mapping) or not readers:
             raise InputError(f"readers: got {checks.short(readers)}, expected a mapping from layers to arrays")
-        self._readers, self._source = dict(readers), source or "activations"
+        self._source = source or "readers"
+        self._readers = {
+            layer: reader
+            if callable(reader) or isinstance(reader, np.ndarray)
+            else checks.array(self._name(layer), reader)
+            for layer, reader in readers.items()
+        }
         self._all_ids = None if ids is None else _checked_ids(IDS, ids)
         self._rows = None if rows is None else np.array(checks.integers("rows", rows), int)
 
@@ -78,7 +84,7 @@ class Activations(Mapping):
     def _array(self, layer: str):
         """Return the array of all examples, checked."""
         reader = self._readers[layer]
-        name = f"{self._source}[{layer!r}]"
+        name = self._name(layer)
         array = reader() if callable(reader) else reader
         array = array if isinstance(array, np.ndarray) else checks.array(name, array)
         shape = array.shape
@@ -90,6 +96,9 @@ class Activations(Mapping):
         if self._rows is not None and len(self._rows) and self._rows.max() >= shape[0]:
             raise InputError(f"{name}: got {shape[0]} examples, expected more than {self._rows.max()}, a row of `rows`")
         return array
+
+    def _name(self, layer: str) -> str:
+        return f"{self._source}[{layer!r}]"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
@@ -155,7 +164,7 @@ def align(
 
     Args:
       sets: {name of the model: {layer: array (examples, ...)}}, such as `Activations`.
-      ids: {name of the model: IDs of its examples}, for sets without IDs of their own.
+      ids: {name of the model: IDs of its examples, or None}, for sets without IDs of their own.
       join: None, which requires equal IDs wherever they are known; or "inner", which keeps the examples that all sets
         have, in the order of the first one.
 

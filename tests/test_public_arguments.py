@@ -27,6 +27,7 @@ NOTHING = [None, {}, object()]
 WORDS = ("label", "title", "xlabel", "ylabel")  # which any text may be
 SIZES = [math.inf, -math.inf, -1]
 TAKEN = {  # what is right after all
+    "activations.align.ids": [{}, {"a": None}],
     "birkhoff.softsort.scores": [[]],
     "birkhoff.softsort.tau": [math.inf],  # uniform rows
     "data.Dataset.name": ["x"],
