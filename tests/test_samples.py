@@ -71,6 +71,7 @@ def measures_with_mask():
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 @pytest.mark.parametrize("name", measures_with_mask())
+@pytest.mark.few(18)
 def test_every_measure_takes_masks(name):
     fn = similarity.MEASURES[name].fn
     x, y = soiled(TOKENS, MASK), soiled(OTHER, MASK)

@@ -40,6 +40,7 @@ def command(*words, out, module=experiments.stitch):
     return None if "--dry-run" in words else files.read_csv(out / "results.csv", ROWS.required)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_same_code_gives_the_same_numbers(tmp_path):
     """Networks of one seed have equal weights in both zoos, so that pairs of different seeds are the same pairs."""
     words = ["--families", "full,matched", "--layers", "relu2", "--pairs", "all"]

@@ -258,6 +258,7 @@ def test_controls_need_classes_of_examples():
     assert parse_losses(" match, task") == ("match", "task")
 
 
+@pytest.mark.slow
 def test_one_run_for_real(tmp_path, monkeypatch, capsys):
     trained()
     monkeypatch.chdir(tmp_path)

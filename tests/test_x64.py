@@ -53,7 +53,6 @@ SOME = "full,orthogonal"  # a plain family and one with a projection, for what d
     ("optimizer", "dtype", "families"),
     [
         ("adam", np.float32, EVERY_FAMILY),
-        ("sgd", np.float32, SOME),
         ("adam", np.float64, SOME),
         slow("sgd", np.float32, EVERY_FAMILY),
         slow("adam", np.float64, EVERY_FAMILY),
