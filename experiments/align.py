@@ -7,7 +7,6 @@ again recomputes nothing; more pairs or measures extend the results.
 
 import dataclasses
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +72,6 @@ EXPERIMENT = Experiment(
             },
         ),
     },
-    results=partial(ResultTable, schema=ROWS),
 )
 
 

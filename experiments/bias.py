@@ -35,7 +35,7 @@ from symjax.similarity import MEASURES, FewExamplesWarning
 from symjax.tables import difference_interval, spell_interval
 
 ROWS = Schema("results", {"data": str, "measure": str, "examples": int, "run": int}, ("value",))
-EXPERIMENT = Experiment(place=135, results=partial(ResultTable, schema=ROWS))
+EXPERIMENT = Experiment(place=135)
 DATA = ("independent", "planted")
 MAIN = tuple(
     "cka cka_gretton cka_lange wreath_cka cca cca_mean_square svcca pwcca pls procrustes permutation_procrustes "

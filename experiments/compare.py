@@ -9,7 +9,6 @@ in the same folder (--out).
 import dataclasses
 import hashlib
 import itertools
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,7 +35,7 @@ from symjax.tables import mean, spell_interval
 PAIR = ("model_a", "digest_a", "model_b", "digest_b")
 KEY = {name: str for name in (*PAIR, "measure", "layer_a", "layer_b")}
 ROWS = Schema("results", KEY, tuple(name for name in COLUMNS if name not in KEY), order=PAIR, part=PAIR)
-EXPERIMENT = Experiment(place=160, results=partial(ResultTable, schema=ROWS))
+EXPERIMENT = Experiment(place=160)
 MAX_PAIRS = 10  # largest number of pairs of networks with heat maps of their own; more have one of their means
 SAMPLES, SAMPLE = 64, 2**16  # parts of a file that its digest reads, and their bytes
 

@@ -7,6 +7,7 @@ continued after an interruption; it does not change the folders of the tasks.
 """
 
 import dataclasses
+import importlib
 import shlex
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from experiments.folders import ACCURACY, ACCURACY_B
 from experiments.sharing import split_name
 from symjax.errors import InputError
 from symjax.ops import files, runs
-from symjax.ops.result_table import ResultTable
+from symjax.ops.result_table import ResultTable, Schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +40,30 @@ def main(settings: Settings) -> None:
     out = settings.out or default_out(folders)
     kind = kind_of(folders[0])
     experiment = registry.find(kind)
-    if experiment is None or experiment.results is None:
-        known = ", ".join(registry.mergeable())
-        raise InputError(f"folders: {folders[0]} is a {kind} folder; those of {known} can be merged")
+    if experiment is None:
+        raise InputError(f"folders: got {folders[0]}, a folder of {kind}, expected one of a command of `experiments`")
     config = runs.read_config(folders[0], kind)
     for folder in folders[1:]:
         runs.check_config(folder, kind, config)
     with runs.open_folder(out, kind, config):
         sources = [out, *(folder for folder in folders if folder.resolve() != out.resolve())]
-        merged = f"{experiment.results(out).merge(sources)} {experiment.unit}"
-        for table in (ACCURACY, ACCURACY_B):
-            ResultTable(out, table).merge(sources)
+        merged, *_ = [results.merge(sources) for results in results_in(out, kind, experiment)]
     for line in unfinished(folders, experiment.reports_unfinished):
         print(line, file=sys.stderr)
-    print(f"{out}: {merged} of {len(folders)} folder{'s' * (len(folders) > 1)}")
+    print(f"{out}: {merged} {experiment.unit} of {len(folders)} folder{'s' * (len(folders) > 1)}")
     if command := whole_command(folders, out):
         print(f"next: {command}")
+
+
+def results_in(folder: Path, name: str, experiment: registry.Experiment) -> list[registry.Results]:
+    """Return the results of an experiment in a run folder, those that are counted first."""
+    constants = vars(importlib.import_module(f"experiments.{name}")).values()
+    schemas = [ACCURACY, ACCURACY_B]
+    if experiment.results is None:
+        schemas += [value for value in constants if isinstance(value, Schema)]
+    tables = {schema.name: ResultTable(folder, schema) for schema in schemas}
+    own = tables.pop("results") if experiment.results is None else experiment.results(folder)
+    return [own, *tables.values()]
 
 
 def default_out(folders: list[Path]) -> Path:

@@ -50,7 +50,7 @@ class Experiment:
       place: of its runs in the report, where places ascend.
       published: figures to stand beside ours, by caption, read off tables and plots of papers.
       published_on: the data set of these figures; None if they are of no data set.
-      results: the results in the folder that it is called with; None if such folders cannot be merged.
+      results: the results in the folder that it is called with; by default the tables of the `Schema`s of its module.
       unit: of the number that `merge` returns.
       reports_unfinished: whether `merge` prints what is not finished. Otherwise a run that has no summary is not.
     """
@@ -81,9 +81,3 @@ def find(name: str) -> Experiment | None:
     if name not in files():
         return None
     return getattr(importlib.import_module(f"experiments.{name}"), "EXPERIMENT", None)
-
-
-def mergeable() -> list[str]:
-    """Return the names of the experiments whose folders can be merged, in the order of the report."""
-    known = {name: experiment for name in files() if (experiment := find(name)) and experiment.results}
-    return sorted(known, key=lambda name: known[name].place)

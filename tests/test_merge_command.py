@@ -13,11 +13,14 @@ from stitch_helpers import flags, scratch, trained
 
 import experiments.align
 import experiments.merge
+import experiments.width as width_command
+from experiments import registry
 from experiments.command import run_command
 from experiments.sharing import SharedSettings, split_name
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.ops import files, runs
+from symjax.ops.result_table import ResultTable
 from symjax.rotation import results as rotation
 from symjax.stitching.results import KEY, ROWS
 from symjax.zoo.merging import merge_members
@@ -186,6 +189,25 @@ def test_rows_of_one_layer_that_lead_to_different_ones():
     assert contents("c") == before
 
 
+def test_the_tables_of_any_experiment(capsys):
+    every = {name: known for name in registry.files() if (known := registry.find(name))}
+    assert len(every) > 20
+    assert all(experiments.merge.results_in(Path("no"), name, known) for name, known in every.items())
+    for folder, width in (("a", 4), ("b", 8)):
+        with runs.open_folder(Path(folder), "width", {}) as path:
+            key = {"zoo": "trained", "width": width}
+            row = {**dict.fromkeys((*width_command.ROWS.key, *width_command.ROWS.columns), 0), **key}
+            ResultTable(path, width_command.ROWS).add(pd.DataFrame([row]))
+            accuracies = pd.DataFrame([{**key, "seed": seed, "accuracy": 90.0} for seed in (0, 1)])
+            ResultTable(path, width_command.ACCURACY).add(accuracies)
+    merge("a", "b", "--out", "c")
+    assert "c: 2 rows of 2 folders" in capsys.readouterr().out
+    rows, accuracies = (
+        ResultTable(Path("c"), schema).rows() for schema in (width_command.ROWS, width_command.ACCURACY)
+    )
+    assert sorted(rows.width) == [4, 8] and sorted(accuracies.width) == [4, 4, 8, 8]
+
+
 def test_bad_folders_are_errors(capsys):
     plant("run.task-1-of-2", ["0-1"])
     plant("run.task-2-of-2", ["1-2"], config={**CONFIG, "pair_seed": 1})
@@ -195,9 +217,9 @@ def test_bad_folders_are_errors(capsys):
     Path("empty").mkdir()
     for wrong in ("empty", "nowhere"):
         assert f"{wrong} is no run folder" in refused(capsys, wrong, "--out", "c")
-    with runs.open_folder("other", "dynamics", {}):
+    with runs.open_folder("other", "unknown", {}):
         pass
-    assert "dynamics" in refused(capsys, "other", "--out", "c")
+    assert "folders: got other, a folder of unknown" in refused(capsys, "other", "--out", "c")
     path = Path("run.task-1-of-2/parts/0-1.results.csv")
     path.write_bytes(path.read_bytes()[:-30])
     assert str(path) in refused(capsys, "run.task-1-of-2", "--out", "c")

@@ -96,7 +96,6 @@ EXPERIMENT = '''
     """Counts the seeds."""
 
     import dataclasses
-    from functools import partial
     from pathlib import Path
 
     import pandas as pd
@@ -112,7 +111,6 @@ EXPERIMENT = '''
         place=15,
         published={"squares": PublishedTable(("square",), {"seed 3": (9,)})},
         published_on=None,
-        results=partial(ResultTable, schema=ROWS),
     )
 
     @dataclasses.dataclass(frozen=True)
