@@ -58,7 +58,7 @@ BY_NAME = {  # those with a test of their own here
     ),
     *("calibrate", "split_half_ceiling", "seed_ceiling", "group_test", "pairwise_batches"),
     *("mean_over_pairs", "group_means", "save_stream", "load_stream", "mean_correlation", "mean_square_correlation"),
-    "bartlett_test",  # see test_bartlett
+    *("bartlett_test", "add_measures"),  # see test_bartlett, test_plugins
 }
 
 
