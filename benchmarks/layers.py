@@ -32,12 +32,12 @@ def cross_entropy(logits, labels):
 
 
 def stitch_program(network, member, point, labels):
-    """Return a program that trains a full stitch by SGD on fixed front features, with the tail in "batch" mode."""
+    """Return a program that trains a full stitch by SGD on fixed front features, with the tail in training mode."""
 
     def step(stitch, features):
         def loss(stitch):
             matrix, bias = stitch
-            return cross_entropy(network.tail(member, (features @ matrix.T + bias,), point, mode="batch"), labels)
+            return cross_entropy(network.tail(member, (features @ matrix.T + bias,), point, mode="train"), labels)
 
         value, gradient = jax.value_and_grad(loss)(stitch)
         return jax.tree.map(lambda a, b: a - 0.01 * b, stitch, gradient), value

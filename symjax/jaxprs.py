@@ -1,7 +1,4 @@
-"""Evaluate, inline and inspect jaxprs with the public interface `jax.extend`.
-
-The jaxpr of a model lists its operations. symjax modifies a model while it evaluates the jaxpr equation by equation.
-"""
+"""Evaluate, inline and inspect jaxprs with the public interface `jax.extend`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache

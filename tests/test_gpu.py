@@ -138,7 +138,7 @@ def test_stitched_output():
 
     def logits(images, matrix):
         a, b = (network.init(jax.random.key(seed)) for seed in (1, 2))
-        return stitched_output(network, b, network.front(a, images, 1), Stitch(matrix), 1, "batch")[0]
+        return stitched_output(network, b, network.front(a, images, 1), Stitch(matrix), 1, "train")[0]
 
     with on_host(float64=False):
         exact = np.asarray(logits(images, matrix))

@@ -226,7 +226,7 @@ def test_tails_that_depend_on_the_size_of_inputs(depends):
     for call in calls:
         if depends:
             with pytest.raises(
-                InputError, match=r"carried: got values of inputs float32\[2, 4, 4, 3\] and float32\[2, 8, 8, 3\]"
+                InputError, match=r"carried: got a shape that belongs to inputs float32\[2, 4, 4, 3\] and float32\[2, 8, 8, 3\]"
             ):
                 call()
         else:
@@ -242,7 +242,7 @@ def test_activations_that_depend_on_the_size_of_inputs():
     z = jnp.full((2, 2), 0.1)
     np.testing.assert_allclose(network.activation("hidden")(z), np.tanh(0.4), rtol=1e-6)
     network.apply(network.member(w), large)
-    with pytest.raises(InputError, match="z: got values of inputs .* the activation at hidden of"):
+    with pytest.raises(InputError, match="z: got a shape that belongs to inputs .* the activation at hidden of"):
         network.activation("hidden")(z)
 
 

@@ -261,7 +261,7 @@ def kept_for_training(params, state, x, *, train=False, key=None):
     return (h * kept * params["scale"]) @ params["second"], state | new
 
 
-@pytest.mark.parametrize("mode", ["inference", "train", "batch", "moments"])
+@pytest.mark.parametrize("mode", ["inference", "train", "moments"])
 def test_a_tail_has_the_state_that_only_training_reads(mode):
     state = {"rate": jnp.float32(0.5), "steps": jnp.int32(3), "last": jnp.float32(0), "mean": jnp.ones(4)}
     state |= {"unread": jnp.ones(2), "of_front": jnp.ones(3)}

@@ -326,7 +326,7 @@ def test_pooled_batch_norm_is_exact():
         x.reshape(4, 10, 4, 4, 1)
     )
     pooled = Member(member.params, pool_moments(per_batch))
-    np.testing.assert_allclose(apply(pooled, x), apply(member, x, mode="batch"), atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(apply(pooled, x), apply(member, x, mode="train"), atol=1e-5, rtol=1e-4)
     assert np.abs(apply(member, x) - apply(pooled, x)).max() > 0.01
 
 

@@ -26,7 +26,7 @@ class Midpoint:
 
     def __init__(self, network, loss: Callable, data):
         self.data, self.examples = data, len(jax.tree.leaves(data)[0])
-        mode = "inference" if network.needs_key else "batch"
+        mode = "inference" if network.needs_key else "train"
 
         def of(a, b, x, y):
             middle = jax.tree.map(_middle, a, b)

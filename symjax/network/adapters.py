@@ -1,4 +1,4 @@
-"""Models of Flax Linen and plain functions, each as pure functions of a `Member`; Flax NNX is in `nnx_adapter`.
+"""Modules of Flax Linen and plain functions as pure functions of a `Member`; Flax NNX is in `nnx_adapter`.
 
 Each `Adapter` defines
 
@@ -6,7 +6,7 @@ Each `Adapter` defines
     apply(member, x, mode, key) -> (output, state), with the key None if nothing is random
     to_member(variables) -> Member
     from_member(member) -> variables
-    apply_as_given(variables) -> the function `apply` of a given model, whose static parts may differ
+    apply_as_given(model) -> the function `apply` of another model of the same kind, whose static parts may differ
 """
 
 import inspect
@@ -23,13 +23,13 @@ from symjax.network.member import Member, leaves_by_path
 from symjax.network.naming import stitch_point
 
 PyTree = Any
-Mode = Literal["inference", "batch", "train", "moments"]
+Mode = Literal["inference", "train", "moments"]
 MODE_FLAGS = ("train", "training", "is_training", "deterministic")
-MODES: tuple[Mode, ...] = ("inference", "batch", "train", "moments")
+MODES: tuple[Mode, ...] = ("inference", "train", "moments")
 
 
 class Adapter:
-    """The interface of a model to `Network`, with the defaults of most models.
+    """The interface between a model and `Network`.
 
     Attributes:
       variables: a member with the shapes and dtypes of all members; None if `init` determines them.
@@ -45,8 +45,8 @@ class Adapter:
     to_member: Callable[[Any], Member]
     from_member: Callable[[Member], Any]
 
-    def apply_as_given(self, variables: Any) -> Callable:
-        """Return the `apply` of the model of `variables`; `self.apply` if they consist of arrays only."""
+    def apply_as_given(self, model: Any) -> Callable:
+        """Return the `apply` of another model; `self.apply` if it consists of arrays only."""
         return self.apply
 
 
@@ -63,7 +63,7 @@ class LinenAdapter(Adapter):
         self._unfrozen = unfreeze
         self._paths = frozenset(points or ())
         self._called: dict[str, bool] = {}
-        # JAX caches traces of functions in `flax.linen.jit`; the number separates those of networks with other names.
+        # JAX caches traces of functions in `flax.linen.jit`; the number separates networks with different points.
         self._number = next(_numbers) if points else 0
         self._names = accepted(type(module).__call__, MODE_FLAGS)
 
@@ -146,7 +146,7 @@ class FunctionAdapter(Adapter):
 
 
 def accepted(function: Callable, names: Sequence[str]) -> list[str]:
-    """Return the names among `names` that a function takes as keyword arguments."""
+    """Return those of `names` that a function takes as keyword arguments."""
     params = inspect.signature(function).parameters
     return [name for name in names if name in params]
 
@@ -163,10 +163,10 @@ _naming, _numbers = jax.make_user_context(0), itertools.count(1)
 
 
 def called(model: Callable, x: Any, **options) -> Any:
-    """Call a model with keyword arguments from a mapping, positional ones from a tuple, or one input."""
+    """Call a model with a mapping as keyword arguments, a tuple as positional ones, or one input."""
     return model(**x, **options) if isinstance(x, Mapping) else model(*inputs_of(x), **options)
 
 
 def inputs_of(x: PyTree) -> tuple:
-    """Return the positional arguments of a call: the inputs of a tuple, or the one input."""
+    """Return the positional arguments of a call: the items of a tuple, or the single input."""
     return x if isinstance(x, tuple) else (x,)

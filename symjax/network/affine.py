@@ -1,4 +1,4 @@
-"""The layers of a network whose outputs are scaled by one parameter and shifted by another."""
+"""Find the layers of a network whose outputs are scaled by one parameter and shifted by another."""
 
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def affine_values(network, member: Member, x, number: int) -> jax.Array:
 
 
 def _parameter(trace: Trace, paths, v: Variable):
-    """Return the parameter of which a variable is a copy along its last dimensions, if nothing else reads it."""
+    """Return the parameter that a variable broadcasts along leading dimensions; None if anything else reads it."""
     copies = []
     while is_variable(v) and v not in paths:
         copies.append(v)

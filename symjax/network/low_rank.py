@@ -1,4 +1,4 @@
-"""Features that lie in a space of few dimensions, held as their coordinates there."""
+"""Features in a space of few dimensions, stored as coordinates."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class LowRankFeatures(NamedTuple):
-    """Features x_i = sum_k directions_ik coordinates_k + offset_i, kept as these factors.
+    """Features x_i = sum_k directions_ik coordinates_k + offset_i, stored as these factors.
 
-    An operation that is linear in the channels can take the directions into its weights and work on the coordinates,
-    which are fewer. Any other operation works on `materialize(features)`.
+    An operation that is linear in the channels can multiply its weights by the directions and act on the coordinates,
+    which are fewer. Any other operation acts on `materialize(features)`.
     """
 
     coordinates: jax.Array  # (..., r)

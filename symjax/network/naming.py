@@ -38,7 +38,7 @@ class StitchPoint:
 def stitch_point(x: jax.Array, name: str) -> jax.Array:
     """Return `x`, named as a stitch point: a value of a model at which symjax can stitch, compare and align.
 
-    The name is an equation of the model's jaxpr, `jax.ad_checkpoint.checkpoint_name`, and changes nothing else.
+    It calls `jax.ad_checkpoint.checkpoint_name`, which adds an identity with this name to the model's jaxpr.
 
     Args:
         x: floating-point features (examples, ..., channels); in a function of one example (..., channels).
@@ -62,7 +62,7 @@ def stitch_point(x: jax.Array, name: str) -> jax.Array:
         Array([[3., 3.]], dtype=float32)
     """
     if not isinstance(name, str) or not name.strip() or "," in name:
-        raise InputError(f"name: got {short(name)}, expected a text without commas")
+        raise InputError(f"name: got {short(name)}, expected a string without commas")
     dtype, shape = getattr(x, "dtype", None), getattr(x, "shape", ())
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or len(shape) < 1 + is_concrete(x):
         given = short(x) if dtype is None else f"{dtype}{list(shape)}"
@@ -70,4 +70,4 @@ def stitch_point(x: jax.Array, name: str) -> jax.Array:
     return checkpoint_name(x, name)
 
 
-SUBMODULE = "submodule "  # begins names that symjax gives to outputs of submodules, where code may have the same names
+SUBMODULE = "submodule "  # a prefix that separates names of submodule outputs from names in the model's code

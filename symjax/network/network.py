@@ -8,28 +8,26 @@ the backend (`symjax.network.rewrite`).
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import random_key
+from symjax.checks import is_concrete, random_key
 from symjax.errors import InputError
-from symjax.network.adapters import FunctionAdapter, LinenAdapter, Mode, require_arrays
+from symjax.network.adapters import Mode
+from symjax.network.constructors import Constructors
 from symjax.network.member import Member, select
 from symjax.network.split import Trace
-from symjax.network.traced import Traced, shape_of
+from symjax.network.traced import shape_of
 from symjax.network.variables import checked_member
 from symjax.ops.compiler import compiler_options
-
-if TYPE_CHECKING:
-    from flax import nnx
 
 PyTree = Any
 
 
-class Network(Traced):
+class Network(Constructors):
     """A model that can be split at its named values.
 
     `from_nnx`, `from_linen` and `from_function` make networks. Two networks are equal only if they are the same object.
@@ -58,111 +56,6 @@ class Network(Traced):
       frozenset({".params['out']"})
     """
 
-    @classmethod
-    def from_nnx(
-        cls,
-        build: "Callable[[nnx.Rngs], nnx.Module]",
-        *,
-        example: PyTree,
-        points: Sequence[str] | None = None,
-        name: str | None = None,
-    ) -> "Network":
-        """Return the network of a Flax NNX module.
-
-        Args:
-          build: a function of `nnx.Rngs` that returns a module, such as `lambda rngs: CNN(rngs=rngs)`.
-          example: an input or its shape (`jax.ShapeDtypeStruct`), with examples along the first axis; a tuple for a
-            module with several inputs.
-          points: paths of submodules, such as "conv1" or "blocks.0", whose outputs become stitch points, in addition to
-            the values that the code names by `symjax.stitch_point`.
-          name: the name in messages; by default that of `build`, or "model" for a lambda.
-
-        Raises:
-          InputError: `build` returns no NNX module, a path is not a submodule, or two stitch points have one name.
-
-        Example:
-          >>> import jax, numpy as np, symjax
-          >>> from flax import nnx
-          >>> def build(rngs):
-          ...     return nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), nnx.relu, nnx.Linear(4, 2, rngs=rngs))
-          >>> net = symjax.Network.from_nnx(build, example=np.zeros((1, 3), np.float32), points=["layers.0"])
-          >>> [point.name for point in net.points], net.num_parameters
-          (['layers.0'], 26)
-        """
-        from symjax.network.nnx_adapter import NNXAdapter  # imports Flax, which takes half a second
-
-        adapter = NNXAdapter(build, points)
-        return cls(adapter, example, name or getattr(build, "__name__", "model").replace("<lambda>", "model"))
-
-    @classmethod
-    def from_linen(
-        cls, module: Any, *, example: PyTree, points: Sequence[str] | None = None, name: str | None = None
-    ) -> "Network":
-        """Return the network of a Flax Linen module.
-
-        The mode sets the argument `train` (or `training`, `is_training`, `deterministic`) of the module's `__call__`.
-        Random operations draw from the stream "dropout".
-
-        Args:
-          module: a `flax.linen.Module`.
-          example, points, name: as in `from_nnx`; `name` is that of the module's class by default.
-
-        Raises:
-          InputError: `module` is not a Linen module, or `points` names a submodule that is not called.
-
-        Example:
-          >>> import flax.linen as nn
-          >>> import numpy as np, symjax
-          >>> module = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(2)])
-          >>> net = symjax.Network.from_linen(module, example=np.zeros((1, 3), np.float32), points=["layers_0"])
-          >>> [point.name for point in net.points], net.num_parameters
-          (['layers_0'], 26)
-        """
-        require_arrays("example", example)
-        example = jax.tree.map(shape_of, example)
-        return cls(LinenAdapter(module, example, points), example, name or type(module).__name__)
-
-    @classmethod
-    def from_function(
-        cls,
-        apply: Callable,
-        variables: PyTree = None,
-        *,
-        example: PyTree,
-        init: Callable[[jax.Array], PyTree] | None = None,
-        state: PyTree = None,
-        name: str | None = None,
-    ) -> "Network":
-        """Return the network of a function `apply(variables, x)`.
-
-        Args:
-          apply: the model. If it has the parameters `train` (a bool) or `key` (a random key or None), they are passed
-            by keyword. With `state` it is `apply(variables, state, x)` and returns (output, next state).
-          variables: a pytree of arrays, the trained variables; not needed if `init` is given.
-          example: an input or its shape (`jax.ShapeDtypeStruct`), with examples along the first axis.
-          init: a function of a random key that returns new variables, or (variables, state) with `state`. A zoo can
-            only be trained with it.
-          state: variables that are not trained, such as batch statistics.
-          name: the name in messages; that of the function by default.
-
-        Raises:
-          InputError: neither `variables` nor `init` is given, or a leaf of a pytree is not an array.
-
-        Example:
-          >>> import jax, numpy as np, symjax
-          >>> def linear(params, x):
-          ...     return x @ params["w"]
-          >>> def init(key):
-          ...     return {"w": jax.random.normal(key, (3, 2))}
-          >>> net = symjax.Network.from_function(linear, example=np.zeros((1, 3), np.float32), init=init)
-          >>> net.init(jax.random.key(0)).params["w"].shape
-          (3, 2)
-        """
-        if variables is None and init is None:
-            raise InputError("variables: got none, expected the variables of the model, or init=")
-        adapter = FunctionAdapter(apply, variables, init, state)
-        return cls(adapter, example, name or str(getattr(apply, "__name__", "model")))
-
     def __repr__(self):
         names = [point.name for point in self.points]
         points = names if len(names) <= 8 else f"{len(names)} from {names[0]} to {names[-1]}"
@@ -170,13 +63,13 @@ class Network(Traced):
 
     @property
     def num_parameters(self) -> int:
-        """The number of trained parameters, that is of their entries."""
+        """The number of entries of all trained parameters."""
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
 
     def init(self, key: jax.Array) -> Member:
         """Return a new member, a pure function of the key that works under `jit` and `vmap`.
 
-        Outside of `jit` and `vmap` it is compiled without optimizations, in a tenth of the time.
+        Outside of `jit` and `vmap` it is compiled without optimizations, which takes a tenth of the time.
 
         Args:
           key: a JAX random key.
@@ -185,10 +78,9 @@ class Network(Traced):
           InputError: the network was made by `from_function` without `init`.
         """
         key = random_key("key", key)
-        traced = isinstance(key, jax.core.Tracer) or isinstance(
-            jnp.zeros(()), jax.core.Tracer
-        )  # under a transformation
-        return self.adapter.init(key) if traced else self._compiled_init(key)
+        # Inside `jit` a key can be a constant, but a new array is traced.
+        is_outermost = is_concrete(key) and is_concrete(jnp.zeros(()))
+        return self._compiled_init(key) if is_outermost else self.adapter.init(key)
 
     @cached_property
     def _compiled_init(self) -> Callable[[jax.Array], Member]:
@@ -203,7 +95,7 @@ class Network(Traced):
           member: a member of the network.
           x: an input like `example`.
         """
-        from symjax.groups import discover  # imported here, since most uses of a network do not need it
+        from symjax.groups import discover  # most uses of a network do not need it
 
         return discover(self.with_form("native").apply, member, x)
 
@@ -229,9 +121,9 @@ class Network(Traced):
         Args:
           member: the variables.
           x: an input like `example`, with any number of examples.
-          mode: "inference" for evaluation; "train" for training; "batch" as "train", for calls whose state is not
-            kept; "moments" as "train", except that running means in the returned state are those of this batch, to
-            which they would converge if every batch were this one (for exact re-estimation).
+          mode: "inference" for evaluation; "train" for training; "moments" as "train", except that running means in the
+            returned state are those of this batch, to which they would converge if every batch were this one (for
+            exact re-estimation).
           key: a JAX random key for random operations such as dropout. Without a key, random operations of Flax NNX are
             off; Linen modules and functions need one for their random operations (`needs_key`).
           with_state: whether to return (output, state after the call) instead of the output.
@@ -295,14 +187,14 @@ class Network(Traced):
 
         Args:
           member: the variables; those that the tail does not read may be None.
-          carried: the result of `front`, in which the features may be an array or `LowRankFeatures`. Its inputs have
-            the shape of `example`, or a shape with which this network was called before.
+          carried: the result of `front`; the features may be `LowRankFeatures` in place of an array. They belong to
+            inputs with the shape of `example`, or with a shape for which this network was called before.
           point: name or index of the stitch point.
           mode, key, with_state: as in `apply`. State of the front is returned unchanged.
 
         Raises:
-          InputError: `carried` has other shapes or dtypes, or its shapes fit two shapes of inputs for which the tail
-            computes different functions.
+          InputError: `carried` has other shapes or dtypes, or it fits two shapes of inputs for which the tail computes
+            different functions.
         """
         name, key = self._name(point), None if key is None else random_key("key", key)
         trace = self._trace_behind(mode, key, member, carried, name)
@@ -325,7 +217,7 @@ class Network(Traced):
             matching = [trace for trace in traces if ends(trace)[0][0].aval.shape == z.shape]
             if not matching:
                 raise InputError(f"z: got shape {z.shape}, expected (examples, {source.aval.shape[1:]})")
-            trace = self._only(matching, ends, "z", f"activation at {name}")
+            trace = self._unambiguous(matching, ends, "z", f"activation at {name}")
             inputs, outputs = ends(trace)
             return self._run(trace, inputs, outputs, [z.astype(inputs[0].aval.dtype)], self.shapes)[0]
 
@@ -384,8 +276,7 @@ class Network(Traced):
     def needs_key(self) -> bool:
         """Whether random operations need a key in all modes except "inference".
 
-        They do in Linen modules and functions, whose training mode is a single switch. Those of Flax NNX modules can be
-        switched off separately.
+        They do in Linen modules and functions. Flax NNX modules can switch off random operations in training mode.
         """
         return self.adapter.needs_key
 

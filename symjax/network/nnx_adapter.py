@@ -1,6 +1,6 @@
 """Modules of Flax NNX as pure functions of a `Member`; see `symjax.network.adapters`.
 
-Apart, because importing Flax takes half a second, which only its users pay.
+A separate module, since importing Flax takes half a second.
 """
 
 from collections.abc import Callable, Sequence
@@ -101,7 +101,7 @@ def _set_mode(module: nnx.Module, mode: Mode, *, random: bool) -> None:
     if mode == "moments":
         for _, child in nnx.iter_modules(module):
             if isinstance(child, nnx.BatchNorm):
-                child.momentum = 0.0  # its statistics become the batch's own, without rounding
+                child.momentum = 0.0  # the next statistics are those of the batch, without rounding
 
 
 def _filled(abstract: nnx.State, values: PyTree) -> nnx.State:

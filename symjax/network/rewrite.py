@@ -22,7 +22,7 @@ from symjax.network.operations.conv import Geometry, convolve
 from symjax.ops.parallel import Form
 
 LARGE = 2**12  # the smallest number of elements of an array whose scales and shifts are collected
-TAPS = 16  # the largest size of a window along an axis; more shifted copies cost more than they save
+TAPS = 16  # the largest window along an axis; for larger ones, shifted copies are slower than the operation
 
 
 class Row(NamedTuple):
@@ -75,7 +75,7 @@ def rule(form: Form) -> jaxprs.Rule:
 
 
 def _computed(values: Sequence[Any]) -> list[Any]:
-    """Return the values, after applying the collected scales and shifts of channels."""
+    """Return the values with all collected scales and shifts applied."""
     return [value.value if isinstance(value, ChannelAffine) else value for value in values]
 
 
@@ -203,7 +203,10 @@ def _global_maximum(equation, form, x):
 
 
 def _is_channelwise(equation) -> bool:
-    """Return whether a large operand (..., c), float32 or wider since shifts may cancel, meets one (1, ..., 1, c)."""
+    """Return whether it combines a large operand (..., c) with one of shape (1, ..., 1, c).
+
+    Only in float32 or wider, since shifts may cancel.
+    """
     out, (a, b) = equation.outvars[0].aval, (atom.aval.shape for atom in equation.invars)
     narrow = (*(1,) * (len(out.shape) - 1), *out.shape[-1:])
     full = (a, b) if equation.primitive.name == "sub" else (b, a) if a == narrow else (a, b)
@@ -232,7 +235,7 @@ TABLE = (
     ),
     Row(
         "reduce_window", FAST, _is_general_window_maximum, _general_window_maximum,
-        "the same with a maximum of the user's own, which has no gradient in lax",
+        "the same for a maximum in the user's code, which has no gradient in lax",
     ),
     Row(
         "reduce_max", FAST, _is_global_maximum, _global_maximum,

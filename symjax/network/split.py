@@ -1,4 +1,4 @@
-"""Cut a jaxpr at values that have names.
+"""Split a jaxpr at named values.
 
 The front at a point consists of the equations before the one that names the point, in program order; the tail is the
 rest. The tail reads the named value, and may read other values of the front, such as the skip connection of a residual
@@ -26,7 +26,7 @@ ELEMENTWISE = set(
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A part of a jaxpr: `closed` computes the outputs of the part from the values of `reads`."""
+    """A part of a jaxpr: `closed` computes its outputs from the values of the variables `reads`."""
 
     closed: ClosedJaxpr
     reads: tuple[Variable, ...]
@@ -34,7 +34,7 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A model's jaxpr with inlined calls, and the meaning of its variables.
+    """A model's jaxpr with inlined calls, and what its variables stand for.
 
     Attributes:
       closed: the jaxpr.

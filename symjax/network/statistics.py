@@ -2,7 +2,7 @@
 
 A model in training returns its next state. A running mean s becomes m s + (1 - m) b, where b is the value of the batch.
 This b is the fixed point of the update: s would converge to it if every batch were this one. This module computes it
-from the update alone, whatever the code of the model is.
+from the update alone, for any code of the model.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -114,8 +114,8 @@ def _is_affine(trace: Trace, equations: Collection[int], dependent: Collection[V
 def refuse_corrected(training: Trace, inference: Trace) -> None:
     """Raise an InputError if the model combines a running statistic with other state, such as a count of steps.
 
-    An example is an average that starts at zero and is divided by 1 - m ** steps. It has no state that belongs to a
-    single batch.
+    An example is an average that starts at zero and is divided by 1 - m ** steps: such a statistic of one batch is not
+    defined.
     """
     leaves = {path: leaf for group in running(training, training.state) for path, leaf in group.items()}
     others = {
@@ -156,9 +156,9 @@ def batch_values(
 ) -> dict[str, jax.Array]:
     """Return the values of running statistics for this batch alone, by path.
 
-    Groups are computed in order, each with the batch's values of earlier groups in place of the member's, since a model
-    may read a statistic in training. If a batch has no value of its own, as for a running minimum, the result is the
-    leaf that the model returns.
+    A model may read a statistic in training. Each group is therefore computed with the batch's values of earlier
+    groups. Where a batch has no value of its own, as for a running minimum, the result is the leaf that the model
+    returns.
 
     Args:
       run: a function of (known values by variable, outputs, member, form) that returns the values of the outputs; form
@@ -206,7 +206,7 @@ def _fixed_points(run: Callable, group: Mapping[str, Running], read: Mapping[Var
         return fixed
     updated, slopes = with_slope(others)
     for path, slope in slopes.items():
-        is_linear = jnp.abs(slopes_at_zero[path] - slope) <= _rounding(slope)  # then nothing cancels at zero
+        is_linear = jnp.abs(slopes_at_zero[path] - slope) <= _rounding(slope)  # the update at 0 has no cancellation
         rest = jnp.where(is_linear, at_zero[path], updated[path] - slope * current[path])
         fixed[path] = _fixed_point(updated[path], rest, slope)
     again, slopes_again = with_slope({path: fixed[path] for path in others})

@@ -1,4 +1,4 @@
-"""A fingerprint of what a network computes, which detects checkpoints of a model whose code has changed since."""
+"""A fingerprint of what a network computes, to detect checkpoints of a model whose code has changed since."""
 
 import hashlib
 import itertools
@@ -19,18 +19,18 @@ from symjax.network.member import leaves_by_path
 if TYPE_CHECKING:
     from symjax.network.network import Network
 
-# Only their bodies are hashed, since versions of JAX differ in the functions that they wrap.
+# Only the bodies of these are hashed, since versions of JAX differ in the functions that they wrap.
 _WRAPPERS = {*CALLS, "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 
 
 @lru_cache
 def structure(network: "Network") -> str:
-    """Return ten hexadecimal digits of the network's variables, their initialisation and its forward passes.
+    """Return a hash of the network, ten hexadecimal digits.
 
-    They are a hash of the names, shapes and dtypes of parameters and state, and of the operations of the initialisation
-    and of the forward passes in training and in inference, as JAX traces them for inputs like the network's example.
+    It depends on the names, shapes and dtypes of parameters and state, and on the operations of the initialisation and
+    of the forward passes in training and in inference, as JAX traces them for inputs like the network's example.
     Nothing is compiled. The result is the same in every process and under all settings of JAX, but another version of
-    JAX may trace other operations. It is cached.
+    JAX may trace other operations.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     with jax.enable_x64(False), jax.default_matmul_precision(None):
@@ -44,7 +44,7 @@ def structure(network: "Network") -> str:
 
 
 def program_fingerprint(*programs: ClosedJaxpr, names: Sequence[str] | None = None) -> str:
-    """Return ten hexadecimal digits of the operations of jaxprs, and of names."""
+    """Return a hash of the operations of jaxprs and of names, ten hexadecimal digits."""
     digest = hashlib.sha256(b"" if names is None else json.dumps(names).encode())
     for program in programs:
         for line in _lines(program):
@@ -89,7 +89,7 @@ def _numbers(constant: Any) -> np.ndarray:
 
 
 def _is_hashed(value: Any) -> bool:
-    """Return whether a parameter of an operation is hashed; unset ones are not, since older JAX may lack them."""
+    """Return whether to hash a parameter of an operation; unset ones are left out, since older JAX may lack them."""
     return value is not None and value is not False and not callable(value)
 
 

@@ -29,7 +29,7 @@ class Traced:
     Attributes:
       adapter: the model.
       name: the name of the model in messages.
-      example: shapes and types of an input, a pytree of `jax.ShapeDtypeStruct` with a leading axis over examples.
+      example: shapes and dtypes of an input, a pytree of `jax.ShapeDtypeStruct` with a leading axis over examples.
       points: the `StitchPoint`s, in program order.
     """
 
@@ -40,8 +40,8 @@ class Traced:
         self.example = jax.tree.map(shape_of, example)
         if not jax.tree.leaves(self.example):
             raise InputError("example: got no array, expected an input of the model, examples along the first axis")
-        self._known_inputs = [self.example]  # and inputs of other shapes, from the calls so far
-        self._twins: dict[str, Any] = {}  # of the same class
+        self._known_inputs = [self.example]  # calls append inputs of other shapes
+        self._in_form: dict[Form, Self] = {}
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
         self._fingerprints: dict[Program, str] = {}
@@ -53,10 +53,10 @@ class Traced:
         By default a network's operations run in the form that is fast on this backend (`default_execution().conv`).
         """
         one_of("form", form, FORMS)
-        if form not in self._twins:
-            twin = self._twins[form] = copy.copy(self)  # shares traces and programs
-            twin._form = form
-        return self._twins[form]
+        if form not in self._in_form:
+            model = self._in_form[form] = copy.copy(self)  # shares traces and programs
+            model._form = form
+        return self._in_form[form]
 
     @cached_property
     def shapes(self) -> Member:
@@ -88,9 +88,9 @@ class Traced:
         )
 
     def parse_points(self, text: str) -> tuple[int, ...]:
-        """Return the indices of points given as "all" or as names with commas between, in program order."""
+        """Return the indices of points given as "all" or as comma-separated names, in program order."""
         if not isinstance(text, str):
-            raise InputError(f"layers: got {text!r}, expected names of stitch points with commas between, or all")
+            raise InputError(f"layers: got {text!r}, expected comma-separated names of stitch points, or all")
         if text == "all":
             return tuple(range(len(self.points)))
         with renamed(point="layers"):
@@ -122,23 +122,26 @@ class Traced:
         like = _types(carried)
         matching = [trace for trace in traces if _types(v.aval for v in trace.carried(name)) == like]
         if matching:
-            return self._only(matching, ends, "carried", f"tail behind {name}")
+            return self._unambiguous(matching, ends, "carried", f"tail behind {name}")
         given, expected = (
             ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types)
             for types in (like, _types(v.aval for v in traces[0].carried(name)))
         )
         raise InputError(f"carried: got {given}, expected {expected} for the tail behind {name} of {self.name}")
 
-    def _only(self, traces: Sequence[Trace], ends: Callable, argument: str, part: str) -> Trace:
-        """Return the first trace; raise an InputError if their parts between `ends` compute different functions."""
-        prints = {self._fingerprint(trace, *ends(trace)) for trace in traces} if len(traces) > 1 else ()
-        if len(prints) > 1:
+    def _unambiguous(self, traces: Sequence[Trace], ends: Callable, argument: str, part: str) -> Trace:
+        """Return the first trace; raise an InputError if parts of the traces compute different functions.
+
+        `ends(trace)` returns the inputs and the outputs of the part.
+        """
+        fingerprints = {self._fingerprint(trace, *ends(trace)) for trace in traces} if len(traces) > 1 else ()
+        if len(fingerprints) > 1:
             sizes = " and ".join(
                 ", ".join(f"{v.aval.dtype}{list(v.aval.shape)}" for v in trace.data) for trace in traces
             )
             raise InputError(
-                f"{argument}: got values of inputs {sizes}, which have equal shapes but for which the {part} of "
-                f"{self.name} differs; expected another Network for each size of inputs"
+                f"{argument}: got a shape that belongs to inputs {sizes}, for which the {part} of {self.name} computes "
+                "different functions; expected a Network for each shape of inputs"
             )
         return traces[0]
 
@@ -193,7 +196,7 @@ class Traced:
             arguments = [known[v] for v in program.reads]
         except KeyError:
             paths = [path for path, v in trace.members.items() if v in program.reads and v not in known]
-            raise InputError(f"member: got one without {', '.join(paths)}, expected them") from None
+            raise InputError(f"member: got no array at {', '.join(paths)}, expected one at each path") from None
         return rewrite.evaluate(program.closed, arguments, self._form or default_execution().conv)
 
     def _program(self, trace: Trace, inputs: tuple, outputs: tuple) -> Program:
@@ -214,7 +217,7 @@ class Traced:
             self.shapes,
         )
         x = jax.tree.map(shape_of, x)
-        config: Any = jax.config  # whose flags have no types
+        config: Any = jax.config  # its flags have no types
         precision, mesh = str(config.jax_default_matmul_precision), jax.sharding.get_abstract_mesh()
         context = config.jax_enable_x64, precision, mesh
         key = jax.tree.map(shape_of, key)
@@ -232,7 +235,7 @@ class Traced:
         def function(member, x, key):
             output, state = self.adapter.apply(member, x, mode, key)
             if jax.tree.structure(state) != jax.tree.structure(member.state):
-                raise InputError(f"state: got another structure from {self.name} than it was given, expected the same")
+                raise InputError(f"state: got a structure that a call of {self.name} changes, expected the same one")
             return output, state
 
         closed, out = jax.make_jaxpr(function, return_shape=True)(shapes, x, key)

@@ -1,4 +1,4 @@
-"""Check whether given variables are those of a network's model."""
+"""Check that given variables are those of a network's model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,10 +50,10 @@ def _check_function(network: Traced, apply: Callable, member: Member) -> None:
         given = inline(jax.make_jaxpr(lambda member, x: apply(member, x, "inference", None))(shapes, network.example))
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"variables: got a structure with which {network.name} cannot be evaluated, expected its own: {error}"
+            f"variables: got a structure with which {network.name} cannot be evaluated ({error}), expected its own"
         ) from None
     if program_fingerprint(given) != program_fingerprint(network.jaxpr(shapes, network.example)):
         raise InputError(
-            f"variables: got those of a model that computes another function than {network.name}, expected the same "
-            "function, with equal activations and other settings"
+            f"variables: got those of a model that computes another function than {network.name}, expected equal "
+            "activations and other static settings"
         )

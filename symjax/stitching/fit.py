@@ -131,7 +131,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
                 features = _features_to_match(plan, state.pair, at, carried, stitch, key)
                 target = own[_matched_point(plan, at)].astype(jnp.float32)
                 return jnp.mean((features.astype(jnp.float32) - target) ** 2), jnp.float32(jnp.nan)
-            outputs, _ = stitched_output(network_b, state.pair.b, carried, stitch, at.b, "batch", key=key)
+            outputs, _ = stitched_output(network_b, state.pair.b, carried, stitch, at.b, "train", key=key)
             return loss_of(outputs, targets).astype(jnp.float32), jnp.mean(scores_of(outputs, targets))
 
         (loss, score), gradient = jax.value_and_grad(loss_fn, has_aux=True)(stitch)
@@ -185,7 +185,7 @@ def _features_to_match(plan: Plan, pair: Pair, at: Junction, carried, stitch: St
     values = (stitched_features(stitch, carried[0]), *carried[1:])
     last = len(plan.network_b.points) - 1
     if at.objective != MATCH and at.b < last:
-        values = plan.network_b.between(pair.b, values, at.b, last, mode="batch", key=key)
+        values = plan.network_b.between(pair.b, values, at.b, last, mode="train", key=key)
     return materialize(values[0])
 
 

@@ -10,8 +10,8 @@ class ChannelAffine:
     """The value (x + shift) * gain + offset, which is computed when an operation needs it.
 
     An example is batch normalization, (x - mean) * factor + bias. Its gradients need two sums over examples and pixels;
-    those of three separate steps need three. The shift is not multiplied by the gain: for x far from zero, x - mean
-    keeps digits that x * factor - mean * factor loses (all but two for x near 1e5 that varies by 1).
+    those of three separate steps need three. The shift is not multiplied by the gain: for x far from zero,
+    x * factor - mean * factor loses digits that x - mean keeps (for x near 1e5 that varies by 1, all but two).
 
     Args:
       x: (..., c).
@@ -49,7 +49,7 @@ def _affine(x, shift, gain, offset):
 
 
 def _affine_forward(x, shift, gain, offset):
-    return _affine(x, shift, gain, offset), (x, shift, gain)  # keeping x + shift would cost time
+    return _affine(x, shift, gain, offset), (x, shift, gain)  # storing x + shift takes longer
 
 
 def _affine_backward(saved, g):

@@ -1,4 +1,4 @@
-"""Convolution in three forms, and where each is fast.
+"""Convolution in three forms, and when each is fast.
 
 * "native": `lax.conv_general_dilated` and its own gradients. For one model outside loops, and on a GPU.
 * "matmul": shifted slices and matrix products, which stay matrix products when weights carry a member axis, where
@@ -43,7 +43,7 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, form: Form) ->
         return _matmul(x, kernel, geometry)
     if kernel.shape[2] <= FEW:
         return _matmul(x, kernel, geometry) if kernel.shape[3] < MANY else _from_few(x, kernel, geometry)
-    return _winograd(x, kernel, geometry) if _pays(x, kernel, geometry) else _forward(x, kernel, geometry)
+    return _winograd(x, kernel, geometry) if _winograd_is_faster(x, kernel, geometry) else _forward(x, kernel, geometry)
 
 
 def _native(x, kernel, geometry):
@@ -107,8 +107,11 @@ def _matmul(x, kernel, geometry):
     return out.reshape(-1, height, width, d)
 
 
-def _pays(x, kernel, geometry) -> bool:
-    """Return whether Winograd applies (even maps; float32 or wider, as bfloat16 would lose a digit) and is faster."""
+def _winograd_is_faster(x, kernel, geometry) -> bool:
+    """Return whether Winograd applies and is faster.
+
+    It needs maps of even size, and float32 or wider, as bfloat16 would lose a digit.
+    """
     height, width = x.shape[1:3]
     same = kernel.shape[:2] == (3, 3) and geometry[:3] == Geometry(padding=((1, 1), (1, 1)))[:3]
     applies = same and height % 2 == width % 2 == 0 and x.dtype.itemsize >= 4
