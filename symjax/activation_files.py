@@ -1,4 +1,4 @@
-"""Formats of files of activations: each gives functions that read one array, by its name."""
+"""Formats of activation files. Each returns functions by array name that read one array."""
 
 import importlib
 import re
@@ -14,6 +14,7 @@ from symjax.errors import InputError
 
 IDS = "ids"  # the name of the entry or file with IDs of examples
 Readers = dict[str, Callable[[], Any]]
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
 def readers_of_folder(folder: Path) -> Readers:
@@ -39,18 +40,17 @@ def readers_of_file(path: Path) -> Readers:
 
 
 def _reading(path: Path, read: Callable[[Path], Any]) -> Any:
-    """Return read(path); an `InputError` says why it fails."""
+    """Return read(path); raise an InputError with the reason if it fails."""
     try:
         return read(path)
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"path: {path} is not a readable {path.suffix} file ({reason})") from error
-    except Exception as error:  # of safetensors, which has a type of its own
-        if type(error).__module__.partition(".")[0] != "safetensors":
+    except Exception as error:
+        is_of_safetensors = type(error).__module__.partition(".")[0] == "safetensors"  # its own type of exceptions
+        if not is_of_safetensors and not isinstance(error, UNREADABLE):
             raise
-        raise InputError(f"path: {path} is not a readable {path.suffix} file ({error})") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"path: got {path}, which cannot be read ({reason}), expected a {path.suffix} file") from error
 
 
 def _entry(path: Path, read: Callable[[Path], Any]) -> Callable[[], Any]:
@@ -58,12 +58,12 @@ def _entry(path: Path, read: Callable[[Path], Any]) -> Callable[[], Any]:
 
 
 def _npy(path: Path) -> Readers:
-    np.load(path, mmap_mode="r", allow_pickle=False)  # a damaged file is an error now
+    np.load(path, mmap_mode="r", allow_pickle=False)  # raises an error now if the file is damaged
     return {path.stem: _entry(path, lambda path: _bfloat16(np.load(path, mmap_mode="r", allow_pickle=False)))}
 
 
 def _bfloat16(array: np.ndarray) -> np.ndarray:
-    """Return an array with its dtype: NumPy writes bfloat16 as two bytes of unknown type."""
+    """Return an array with its dtype, since NumPy writes bfloat16 as two bytes of unknown type."""
     return array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
@@ -122,8 +122,8 @@ def _import(package: str, path: Path):
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        message = f"path: {path} needs the package {package}, which is not installed: pip install {package}"
-        raise InputError(message) from error
+        given = f"path: got {path}, which needs the package {package}"
+        raise InputError(f"{given}, expected it to be installed: pip install {package}") from error
 
 
 def _natural(name: str) -> list:

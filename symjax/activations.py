@@ -17,17 +17,17 @@ __all__ = ["Activations", "align", "load"]
 
 
 class Activations(Mapping):
-    """Arrays (examples, ...) by layer, which are read when they are used, each time again.
+    """Arrays (examples, ...) by layer; each use of an array reads it again.
 
     Args:
       readers: {layer: array, or function without arguments that returns it}.
       ids: IDs of the examples, one for each; None if they are unknown.
-      rows: the examples that are used, as integers in their order; all by default.
-      source: where the arrays come from, in messages.
+      rows: indices of the examples to use, in order; by default all.
+      source: where the arrays come from, for messages.
 
     Raises:
-      InputError: a value is neither an array nor a function. When an array is used: it is not of real numbers, has one
-        axis, or not as many examples as there are IDs.
+      InputError: a value is neither an array nor a function. When an array is used: it has other than real numbers,
+        fewer than two axes, or another number of examples than `ids`.
 
     Example:
       >>> import numpy as np
@@ -61,12 +61,12 @@ class Activations(Mapping):
         return Activations(self._readers, self._all_ids, rows if self._rows is None else self._rows[rows], self._source)
 
     def batches(self, size: int = 1024) -> Iterator[dict[str, Any]]:
-        """Yield {layer: array (at most `size` examples, ...)}, such as `pairwise_batches` takes.
+        """Yield {layer: array (at most `size` examples, ...)}, for example for `pairwise_batches`.
 
-        Files `.npy` are mapped into memory and not read as a whole; arrays of other files are read once.
+        `.npy` files are mapped into memory and not read as a whole; arrays of other files are read once.
 
         Raises:
-          InputError: a wrong size; layers with different numbers of examples.
+          InputError: `size` is not a positive integer, or layers differ in the number of examples.
         """
         size, arrays = checks.integer("size", size, 1), {layer: self._array(layer) for layer in self}
         counts = {layer: len(array) for layer, array in arrays.items()}
@@ -94,7 +94,9 @@ class Activations(Mapping):
         if self._all_ids is not None and len(self._all_ids) != shape[0]:
             raise InputError(f"{name}: got {shape[0]} examples, expected {len(self._all_ids)}, one for each ID")
         if self._rows is not None and len(self._rows) and self._rows.max() >= shape[0]:
-            raise InputError(f"{name}: got {shape[0]} examples, expected more than {self._rows.max()}, a row of `rows`")
+            raise InputError(
+                f"{name}: got {shape[0]} examples, expected more than {self._rows.max()}, the largest of `rows`"
+            )
         return array
 
     def _name(self, layer: str) -> str:
@@ -115,18 +117,18 @@ def load(path: str | Path, *, layers: Sequence[str] | None = None, ids: Sequence
 
     Args:
       path: a file `.npy` (mapped into memory), `.npz`, `.safetensors` (needs the package safetensors), `.h5` or `.hdf5`
-        (needs h5py); or a folder of such files, with one layer or more in each. A file with one array is a layer of the
-        file's name; the entries of other files in a folder are named file/entry. Layers keep the order of an `.npz`;
-        otherwise they are sorted by name, "relu2" before "relu10".
+        (needs h5py); or a folder of such files. In a folder, a file with one array is a layer with the name of the
+        file, and entries of other files are named file/entry. Layers have the order of an `.npz`; otherwise they are
+        sorted by name, "relu2" before "relu10".
       layers: names of the layers, in order; all by default.
-      ids: IDs of the examples; by default the entry or the file named "ids" if there is one.
+      ids: IDs of the examples; by default the entry or the file named "ids", if there is one.
 
     Returns:
       `Activations`, a mapping from layers to arrays (examples, ...).
 
     Raises:
-      InputError: the path does not exist, cannot be read, has another suffix, or holds no layer or not those requested;
-        a package is missing.
+      InputError: the path does not exist, cannot be read, has another suffix, or lacks requested layers or any layer;
+        or a package is missing.
 
     Example:
       >>> import pathlib, tempfile, numpy as np
@@ -198,10 +200,10 @@ def align(
         for name in list(known)[1:]:
             _require_equal(next(iter(known)), name, known)
         return opened
-    if lacking := [name for name in opened if name not in known]:
-        raise InputError(f"ids: got none for {lacking[0]!r}, expected IDs of all sets for join='inner'")
+    if unknown := [name for name in opened if name not in known]:
+        raise InputError(f"ids: got none for {unknown[0]!r}, expected IDs of all sets for join='inner'")
     rows = {name: _row_of_id(name, values) for name, values in known.items()}
-    common = [label for label in next(iter(rows.values())) if all(label in of for of in rows.values())]
+    common = [label for label in next(iter(rows.values())) if all(label in row_of for row_of in rows.values())]
     if not common:
         raise InputError("ids: got no ID that is in all sets, expected one or more")
     return {name: value.take([rows[name][label] for label in common]) for name, value in opened.items()}
@@ -231,10 +233,12 @@ def _row_of_id(name: Any, ids: np.ndarray) -> dict:
 
 
 def _checked_ids(name: str, ids: Any) -> np.ndarray:
-    """Return IDs as an array (examples,) of integers or texts."""
+    """Return IDs as an array (examples,) of integers or strings."""
     ids = np.asarray(ids if hasattr(ids, "dtype") else checks.sequence(name, ids, "IDs"))
     if ids.dtype.kind == "S" or (ids.dtype == object and all(isinstance(label, bytes) for label in ids.flat)):
         ids = np.array([label.decode() for label in ids.tolist()])
     if ids.ndim != 1 or ids.dtype.kind not in "iuU":
-        raise InputError(f"{name}: got {ids.dtype}{list(ids.shape)}, expected integers or texts, one for each example")
+        raise InputError(
+            f"{name}: got {ids.dtype}{list(ids.shape)}, expected integers or strings, one for each example"
+        )
     return ids

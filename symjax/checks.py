@@ -66,7 +66,7 @@ def sequence(name: str, value: Any, what: str = "values") -> tuple:
 
 
 def labels(name: str, value: Any, what: str = "labels") -> tuple:
-    """Return a `sequence` of hashable labels; in a text each letter is a label."""
+    """Return the result of `sequence` if its items are hashable; the items of a string are its letters."""
     items = tuple(value) if isinstance(value, str) else sequence(name, value, what)
     for label in items:
         if not can_be_key(label):
@@ -135,18 +135,18 @@ def _by_dlpack(name, value):
         return jnp.from_dlpack(value)
     except Exception as error:  # the type depends on the library and the device
         reason = str(error).strip().partition("\n")[0]
-        message = f"{name}: got a {type(value).__name__} that JAX cannot read ({reason}), expected a NumPy array"
-        raise InputError(message) from error
+        given = f"got a {type(value).__name__} that JAX cannot read ({reason})"
+        raise InputError(f"{name}: {given}, expected a NumPy array") from error
 
 
 def require_unmasked(name: str, value: Any) -> None:
-    """Raise an `InputError` for masked entries, which would otherwise count like others."""
+    """Raise an `InputError` for masked entries, since functions would ignore the mask."""
     if np.ma.is_masked(value):
         raise InputError(f"{name}: got masked entries, expected none; fill them or leave them out")
 
 
 def numpy_array(name: str, value: Any) -> np.ndarray:
-    """Return an `array` as a NumPy array; raise an InputError for a traced one."""
+    """Return the result of `array` as a NumPy array; raise an InputError if it is traced."""
     result = array(name, value)
     if not is_concrete(result):
         raise InputError(f"{name}: got a traced value, expected a concrete one")
@@ -154,7 +154,7 @@ def numpy_array(name: str, value: Any) -> np.ndarray:
 
 
 def jax_array(name: str, value: Any) -> jax.Array:
-    """Return an `array` as a JAX array; raise an InputError for integers that JAX would truncate."""
+    """Return the result of `array` as a JAX array; raise an InputError for integers that JAX would truncate."""
     source = array(name, value)
     try:
         with np.errstate(over="ignore"):  # numbers beyond the range become infinite
@@ -162,7 +162,7 @@ def jax_array(name: str, value: Any) -> jax.Array:
     except TypeError:  # long doubles
         raise InputError(f"{name}: got {source.dtype}, expected real numbers") from None
     if result.dtype != source.dtype and source.dtype.kind in "iu" and (source.astype(result.dtype) != source).any():
-        raise InputError(f"{name}: got integers outside the range of {result.dtype}, expected others")
+        raise InputError(f"{name}: got integers outside the range of {result.dtype}, expected integers in it")
     return result
 
 
@@ -186,9 +186,7 @@ def real(name, value):
 
 
 def scalar(name, value, expected, is_valid):
-    """Return `value` if it is a number, traced or valid by `is_valid`; otherwise raise an `InputError`.
-
-    The message says that `expected` was expected.
+    """Return a number that is traced or valid by `is_valid`; otherwise raise an InputError with the text `expected`.
 
     Concrete values are returned as Python numbers, and integers that JAX would truncate or reject as floats.
     """
@@ -235,13 +233,13 @@ def square(name, value):
 
 
 def require_finite(name, value):
-    # NumPy, since JAX would trace the test of a constant inside of jit.
+    # NumPy, since inside of jit JAX would trace the test of a constant.
     if is_concrete(value) and not np.isfinite(np.asarray(value)).all():
         raise InputError(f"{name}: got NaN or infinite entries, expected finite entries")
 
 
 def seeds(value: Any) -> tuple[int, ...]:
-    """Return one or more different seeds of members."""
+    """Return seeds of members: one or more integers without duplicates."""
     result = integers("seeds", value)
     if not result or len(set(result)) < len(result):
         raise InputError(f"seeds: got {', '.join(map(str, result)) or 'none'}, expected one or more, each once")

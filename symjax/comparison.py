@@ -1,4 +1,4 @@
-"""Compare the layers of two networks by several measures, with intervals and p values: one tidy table."""
+"""Compare the layers of two networks by several measures, with intervals and p values."""
 
 import dataclasses
 import html
@@ -35,7 +35,7 @@ class Comparison:
 
     Attributes:
       table: a data frame with a row for each pair of layers and each measure, and the columns layer_a, layer_b,
-        measure, value, low and high (ends of the interval), p, and calibrated. NaN where it was not computed.
+        measure, value, low and high (ends of the interval), p, and calibrated. NaN if not computed.
       names: names of both networks.
       examples: the number of examples.
     """
@@ -108,10 +108,10 @@ def compare(
       level: level of the intervals.
       seed: seed of halves and permutations.
       layout: layout of maps, "nhwc" or "nchw", as in `pairwise`.
-      mask: which tokens or pixels count, as in `pairwise`. With `num_resamples` or `num_permutations` only for
-        samples="pool", "first" or "last", since these draw examples.
+      mask: which tokens or pixels count, as in `pairwise`. With `num_resamples` or `num_permutations`, which draw
+        examples, only for samples="pool", "first" or "last".
       progress: whether to show progress bars.
-      options: options of the measures, such as samples="pool"; each measure takes those that it has.
+      options: options of the measures, such as samples="pool"; each measure is given those that it has.
 
     Returns:
       `Comparison`.
@@ -197,7 +197,7 @@ def _require_equal_counts(sets: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _padded(*sides):
-    """Append zero channels, so that few programs serve layers of all widths; not where halves have few examples."""
+    """Append zero channels, so that few programs serve all widths; not if halves have too few examples for it."""
     widths = [common_width(side.shape[-1]) for side in sides]
     if sum(widths) >= len(sides[0]) // 2:
         return sides
@@ -205,7 +205,7 @@ def _padded(*sides):
 
 
 def _with_options(fn, options: Mapping[str, Any]):
-    """Return the function with its options, the same object for the same options, so that it is compiled once."""
+    """Return the function with its options; the same object for the same options, so that it is compiled once."""
     layout = {"layout": "nhwc"} if "layout" in inspect.signature(fn).parameters else {}
     items = tuple(sorted({**options, **layout}.items()))
     return _partial(fn, items) if checks.can_be_key(items) else _partial.__wrapped__(fn, items)
@@ -217,7 +217,7 @@ def _partial(fn, items):
 
 
 def _calibrated(measure, options, sets, names, key, num_permutations, layers) -> tuple[np.ndarray, np.ndarray]:
-    """Return null-calibrated values and p values, (layers a, layers b); NaN where there are none."""
+    """Return null-calibrated values and p values, (layers a, layers b); NaN without permutations."""
     sides = [sets[name] for name in names]
     if not num_permutations:
         return (np.full([len(side) for side in sides], np.nan),) * 2

@@ -1,4 +1,4 @@
-"""Learning dynamics: the similarity of layers over the training (Raghu et al. 2017; Morcos et al. 2018)."""
+"""Learning dynamics: the similarity of layers during training (Raghu et al. 2017; Morcos et al. 2018)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -58,8 +58,8 @@ def similarity_to_end(
         options: options of the measure.
 
     Returns:
-        A table with columns epoch, layer, end_layer and value. It has equal layers only, if pixels are samples and the
-        maps of layers differ in size.
+        A table with columns epoch, layer, end_layer and value. If pixels are samples and the maps of layers differ in
+        size, it has rows of equal layers only.
 
     Raises:
         InputError: as in `pairwise`.
@@ -109,7 +109,7 @@ def class_correlations(
     Args:
         history: {layer: representations (epochs, n, d) or maps (epochs, n, h, w, c)}; pixels of maps are samples of the
             class of their image.
-        labels: (n,) integers, positions in `classes`.
+        labels: (n,) integers, indices into `classes`.
         classes: names of the classes.
         epochs: the epochs of `history`.
 
@@ -117,7 +117,7 @@ def class_correlations(
         A table with columns epoch, layer, class and value. The value is NaN for a class with no or all examples.
 
     Raises:
-        InputError: as in `pairwise`; the number of labels is not that of examples, or labels are not in the classes.
+        InputError: as in `pairwise`; labels and examples differ in number, or a label is not an index into `classes`.
 
     Example:
         >>> import numpy as np
@@ -197,7 +197,7 @@ def _check_epochs(epochs: Sequence, history: Mapping) -> tuple:
     epochs, count = sequence("epochs", epochs, "numbers"), len(next(iter(history.values())))
     epochs = tuple(scalar("epochs", epoch, "numbers", lambda value: value == value) for epoch in epochs)
     if len(set(epochs)) < len(epochs) or len(epochs) != count:
-        raise InputError(f"epochs: got {checks.short(epochs)}, expected {count} different ones")
+        raise InputError(f"epochs: got {checks.short(epochs)}, expected {count} different numbers")
     return epochs
 
 

@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def renamed(**names: str) -> Iterator[None]:
-    """Rename arguments at the beginning of the message of an `InputError` that is raised in this context."""
+    """Rename the argument at the beginning of the message of an `InputError` that is raised in this context."""
     try:
         yield
     except InputError as error:
@@ -23,6 +23,6 @@ def renamed(**names: str) -> Iterator[None]:
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:
-    """Return "; did you mean x?", where x is the known text that is most like `value`, or "" if none is like it."""
+    """Return "; did you mean x?" for the known string x most similar to `value`, or "" if none is similar."""
     similar = difflib.get_close_matches(str(value), [*known], 1)
     return f"; did you mean {similar[0]}?" if similar else ""

@@ -1,7 +1,7 @@
 """Floating-point operations of networks, as XLA counts them before optimization; nothing is compiled or run.
 
-XLA counts the body of a loop once. Here the body of a scan counts as often as it runs; that of a `while_loop`, whose
-number of runs is not known, counts once.
+XLA counts the body of a loop once. Here the body of a scan counts once for each iteration; that of a `while_loop`,
+whose number of iterations is not known, counts once.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from symjax.training.loop import optimizer, train_step
 
 __all__ = ["step_flops", "training_flops"]
 
-CLASS = jax.ShapeDtypeStruct((), jnp.int32)  # one target of classification
+CLASS = jax.ShapeDtypeStruct((), jnp.int32)  # the target of one example
 
 
 def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
@@ -91,7 +91,7 @@ def step_flops(
     try:
         jax.eval_shape(network.apply, network.shapes, _inputs(network, 1, image_shape))
     except Exception as error:  # which one depends on the layer
-        raise InputError(f"image_shape: got {image_shape}, which {network.name} cannot take") from error
+        raise InputError(f"image_shape: got {image_shape}, expected a shape of inputs of {network.name}") from error
     return _step_flops(
         network.with_form("native"), image_shape, recipe, integer("frozen", frozen, 0, len(network.points)), target
     )
@@ -110,13 +110,13 @@ def _inputs(network: Network, count: int, shape: Sequence[int]) -> jax.ShapeDtyp
 
 @dataclass(frozen=True)
 class CountedProgram:
-    """A lowered program, and the operations of repeated runs of its loops, which XLA leaves out."""
+    """A lowered program, and the operations of further iterations of its loops, which XLA leaves out."""
 
     lowered: Any
     repeated: float
 
     def cost_analysis(self) -> dict[str, float]:
-        """Return the costs that XLA counts, with all runs of loops."""
+        """Return the costs that XLA counts, with all iterations of scans."""
         costs = dict(self.lowered.cost_analysis() or {})
         return {**costs, "flops": costs["flops"] + self.repeated} if "flops" in costs else costs
 
@@ -138,7 +138,7 @@ def lower_on_cpu(fn, *arguments) -> CountedProgram:
 
 
 def _repeated_flops(jaxpr: Jaxpr) -> float:
-    """Return the operations of all runs of the bodies of scans, less those of one run of each body."""
+    """Return the operations of all iterations of scans that XLA does not count."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name != "scan":
@@ -150,7 +150,7 @@ def _repeated_flops(jaxpr: Jaxpr) -> float:
             (costs or {}).get("flops", 0.0) for costs in (program.cost_analysis(), program.lowered.cost_analysis())
         )
         length, unroll = equation.params["length"], equation.params["unroll"]
-        # An unrolled loop has several copies of its body, and those of the remaining runs.
+        # A loop that is unrolled in part has `unroll` copies of its body, and those of the remaining iterations.
         copies = length if unroll >= length else unroll + length % unroll
         total += length * every - copies * once
     return total
@@ -162,7 +162,7 @@ def count_flops(program) -> float:
     if "flops" not in costs:
         backend = jax.default_backend()
         raise InputError(
-            f"flops: XLA does not count operations for the backend {backend}, but does with JAX_PLATFORMS=cpu"
+            f"flops: got the backend {backend}, for which XLA does not count operations, expected JAX_PLATFORMS=cpu"
         )
     return float(costs["flops"])
 

@@ -21,7 +21,7 @@ def num_frozen(freeze: Sequence[int], epoch: int) -> int:
 
 
 def linear_schedule(layers: int, epochs: int, begin: float = 0.2, end: float = 0.8) -> tuple[int, ...]:
-    """Return after how many epochs each layer is frozen, from the lowest, in equal steps.
+    """Return the number of epochs after which each layer is frozen, from the lowest, in equal steps.
 
     Args:
       layers: number of layers.
@@ -57,8 +57,8 @@ class Saturation:
     Attributes:
       seeds: seeds of the members, ascending; the schedule depends on all of them.
       measure: a name in `symjax.similarity.MEASURES` that is a similarity, not a distance.
-      threshold: the similarity from which on a layer is saturated.
-      images: the split from which the examples are taken.
+      threshold: the smallest similarity of a saturated layer.
+      images: the split that holds the examples.
       examples: the number of examples, from the first; all if there are fewer.
       samples: "pool" to compare the mean of each channel over pixels, or "positions".
 

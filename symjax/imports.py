@@ -12,7 +12,7 @@ _NAME = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]
 
 
 def is_import_name(name: Any) -> bool:
-    """Return whether a text has the form "package.module:name"."""
+    """Return whether a string has the form "package.module:name"."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
@@ -30,7 +30,7 @@ def import_named(argument: str, name: str) -> Any:
         imported = importlib.import_module(module)
     except Exception as error:  # the code of the module can raise anything
         given = f"{argument}: got {name!r}, and {module} cannot be imported ({error})"
-        raise InputError(f"{given}; expected a module that is installed or in the current folder.") from error
+        raise InputError(f"{given}, expected a module that is installed or in the current folder") from error
     if not hasattr(imported, attribute):
-        raise InputError(f"{argument}: got {name!r}, expected an attribute of {module}, which has no {attribute}.")
+        raise InputError(f"{argument}: got {name!r}, expected an attribute of {module}, which has no {attribute}")
     return getattr(imported, attribute)

@@ -79,7 +79,7 @@ def _pls(x, y, key):
 
 
 def _neurons(x, y, key):
-    """Neurons of the largest norm (root mean square); the others are replaced by their mean."""
+    """Neurons with the largest norms (root mean squares); the others are replaced by their means."""
     order = jnp.argsort(-(x**2).mean(axis=0), stable=True)
     basis = jnp.eye(x.shape[1], dtype=x.dtype)[:, order]
     return Projection(x.mean(axis=0), basis, basis)
@@ -122,7 +122,7 @@ def project(method: str, x, y=None, *, key: jax.Array | None = None) -> Projecti
         `Projection`.
 
     Raises:
-        InputError: the method is unknown, or what it requires is missing or has a wrong shape.
+        InputError: the method is unknown, or an argument that it requires is missing or has a wrong shape.
 
     Reference: Raghu et al. 2017, section 2 and figure 2.
 
@@ -162,8 +162,8 @@ def projected_accuracy(
     statistics, stays as it is.
 
     Args:
-        network: of the members.
-        members: with a leading axis over members.
+        network: the network of the members.
+        members: parameters and state with a leading axis over members.
         point: the stitch point, by name or index.
         projections: for each member a list of projections, equally many.
         directions: numbers k of directions, each from 0 to the channels of the point.

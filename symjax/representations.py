@@ -78,9 +78,8 @@ def features_of(
       samples: "positions" for the features at all pixels or tokens; "pool", their mean, float32 (members, n, c);
         "first" or "last", one of them; "flatten", (members, n, d).
       batch_size: number of images in a batch.
-      devices: the devices over which members are spread; all local ones by default.
-      max_device_memory: bytes on each device; members run in groups that need no more. By
-        default all members run at once.
+      devices: the devices over which members are sharded; by default all local ones.
+      max_device_memory: bytes on each device; members run in groups that need no more. By default all run at once.
 
     Returns:
       {layer name: NumPy array (members, n, ..., c)} in the memory of the host. Points inside a residual block give the
@@ -132,7 +131,7 @@ def features_of(
 
 
 def at_positions(x: jax.Array, samples: str, mask=None) -> jax.Array:
-    """Return features (n, ..., c) unchanged for "positions"; otherwise as `symjax.similarity` converts them, (n, d)."""
+    """Return features (n, ..., c) unchanged for "positions"; otherwise reduced to (n, d), as measures do."""
     if samples == "positions" or x.ndim == 2:
         return x
     if samples == "pool":  # a mean in bfloat16 would be rounded to 8 bits
@@ -203,10 +202,7 @@ def bytes_per_image(
 
 
 def normalization(network: Network, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | None:
-    """Return the shape and dtype of mean and std for inputs of this shape and dtype.
-
-    None if the network takes inputs without normalisation.
-    """
+    """Return the shape and dtype of mean and std; None if the network takes such inputs without normalisation."""
     (example,) = jax.tree.leaves(network.example)
     unchanged = jax.dtypes.canonicalize_dtype(example.dtype) == images.dtype
     return None if unchanged else jax.ShapeDtypeStruct(images.shape[-1:], np.float32)

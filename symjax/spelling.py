@@ -1,4 +1,4 @@
-"""Format results, types and functions in one line."""
+"""Format results, types and functions as one line of text."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from symjax.checks import is_concrete, short
 
 
 def one_line(result: Any) -> str:
-    """Return a `repr` of named tuples and dataclasses: single numbers by value, arrays by dtype and shape."""
+    """Return a `repr` of a named tuple or dataclass: single numbers by value, arrays by dtype and shape."""
     if dataclasses.is_dataclass(result):
         names = [field.name for field in dataclasses.fields(result) if field.repr]
     else:

@@ -1,4 +1,4 @@
-"""Means and labels of result tables, as summaries and figures show them."""
+"""Means, intervals and labels of result tables, for summaries and figures."""
 
 import math
 
@@ -34,7 +34,7 @@ def with_both_layers(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_networks(count: int, what: str = "mean ± deviation") -> str:
-    """Return the words for a statistic `what` over `count` networks, as in captions."""
+    """Return text such as "mean ± deviation over 8 networks", or "of one network", for captions."""
     return f"{what} over {count} networks" if count > 1 else "of one network"
 
 
@@ -68,7 +68,7 @@ def difference_interval(values, others, level: float = 0.95) -> tuple[float, flo
 
 
 def interval_text(values, digits: int = 2) -> str:
-    """Return the mean and its 95 % confidence interval as text, such as "0.27 [0.25, 0.29]"; the mean of one value."""
+    """Return the mean and its 95 % confidence interval as text, such as "0.27 [0.25, 0.29]"; one value alone."""
     return spell_interval(*mean_interval(values), digits)
 
 

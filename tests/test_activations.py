@@ -91,7 +91,7 @@ def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     path = tmp_path / {"safetensors": "a.safetensors", "h5py": "a.h5"}[package]
     path.touch()
-    with pytest.raises(InputError, match=f"^path: .* needs the package {package}, .*pip install {package}"):
+    with pytest.raises(InputError, match=f"^path: got .*, which needs the package {package}, .*pip install {package}"):
         load(path)
 
 
@@ -109,12 +109,12 @@ def test_mistakes(tmp_path):
         ("^path: got .*none, which does not exist", "none", {}),
         ("^path: got .*a.csv, expected a folder or a file .npy, .npz", "a.csv", {}),
         ("^path: got .*empty, which holds no layer", "empty", {}),
-        ("^path: .*bad.npz is not a readable .npz file", "bad.npz", {}),
-        ("^path: .*bad.npy is not a readable .npy file", "bad.npy", {}),
-        ("^path: .*objects.npy is not a readable .npy file", "objects.npy", {}),
+        ("^path: got .*bad.npz, which cannot be read .*, expected a .npz file", "bad.npz", {}),
+        ("^path: got .*bad.npy, which cannot be read .*, expected a .npy file", "bad.npy", {}),
+        ("^path: got .*objects.npy, which cannot be read .*, expected a .npy file", "objects.npy", {}),
         ("^path: got two files of the layer 'relu2'", "twice", {}),
         ("^layers: got 'relu7', expected one of 'labels', 'relu1'", "labels.npz", {"layers": ["relu7"]}),
-        ("ids: got float64.5., expected integers or texts", "floats.npz", {}),
+        ("ids: got float64.5., expected integers or strings", "floats.npz", {}),
     ]:
         with pytest.raises(InputError, match=wrong):
             load(tmp_path / path, **options)

@@ -187,7 +187,7 @@ def test_operations_are_those_of_the_recipe():
 def test_a_backend_that_counts_nothing_is_an_error(nothing, monkeypatch):
     lowered = SimpleNamespace(cost_analysis=lambda: nothing)
     monkeypatch.setattr(counting, "lower_step", lambda *rest: lowered)
-    with pytest.raises(InputError, match="flops: XLA does not count operations for the backend cpu"):
+    with pytest.raises(InputError, match="flops: got the backend cpu, for which XLA does not count operations"):
         step_flops(models.create("mcnn", width=3, classes=5), SHAPE, RECIPE)
 
 

@@ -226,7 +226,8 @@ def test_tails_that_depend_on_the_size_of_inputs(depends):
     for call in calls:
         if depends:
             with pytest.raises(
-                InputError, match=r"carried: got a shape that belongs to inputs float32\[2, 4, 4, 3\] and float32\[2, 8, 8, 3\]"
+                InputError,
+                match=r"carried: got a shape that belongs to inputs float32\[2, 4, 4, 3\] and float32\[2, 8, 8, 3\]",
             ):
                 call()
         else:

@@ -235,7 +235,7 @@ def test_load_names_what_is_missing(reference, tmp_path):
     assert zoo.load(trained_reference()[1]).seeds == SEEDS
     with pytest.raises(InputError, match="seeds: got 3, 4, expected finished members of .*: 0, 1, 2, 3"):
         zoo.load(trained_reference()[1], [3, 4])
-    with pytest.raises(InputError, match=r"is not a zoo folder"):
+    with pytest.raises(InputError, match="expected a zoo folder"):
         zoo.load(tmp_path)
     with pytest.raises(InputError, match="seed: got 9, expected a seed of this zoo: 0, 1, 2, 3"):
         reference.member(9)

@@ -1,6 +1,6 @@
 """The state of a solver: duals u, v of one n x n matrix A, and W = A - u 1' - 1 v'.
 
-W is updated and not recomputed. On the support its entries are those of X = max(W, 0), in [0, 1], so the sums have full
+W is updated, not recomputed. On the support it equals X = max(W, 0), with entries in [0, 1], so that sums have full
 precision even for large entries of A.
 """
 
@@ -17,7 +17,7 @@ class State(NamedTuple):
     iterations: jax.Array
     rows: jax.Array  # row sums of X minus one
     columns: jax.Array
-    residual: jax.Array  # largest absolute value of both
+    residual: jax.Array  # largest absolute value in rows and columns
 
 
 def make_state(shifted, u, v, iterations):

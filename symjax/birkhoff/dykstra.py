@@ -19,7 +19,7 @@ def dykstra(matrix, u, v, tol, max_iters):
         return (state.residual > tol) & (state.iterations < max_iters)
 
     def block(state):
-        # Changes are accumulated separately: added to the large W, u and v one by one, they would be rounded away.
+        # Changes are accumulated separately: added one by one to the large W, u and v, they would be rounded away.
         def one_round(_, change):
             du, dv = change
             rows, columns = excess(state.shifted - du[:, None] - dv[None, :])

@@ -11,11 +11,11 @@ def solve_laplacian(support, rows, columns, *, damping, rtol, atol):
 
     The matrix is the dual's Hessian, a signless Laplacian. It has one zero eigenvalue for each connected component of
     the graph, but S * (du 1' + 1 dv') is unique. Columns are eliminated, rows are scaled to a unit diagonal, and
-    conjugate gradients solve the rest to a residual of max(rtol |right side|, atol). Cholesky was no faster in the best
-    case, and on two shared cores its threads, which wait for each other, slowed a projection (n = 256, noise 10) from
-    10 to 180 ms.
+    conjugate gradients solve the rest to a residual of max(rtol |right side|, atol). Cholesky was at best equally fast;
+    on two shared cores, where its threads wait for each other, a projection (n = 256, noise 10) took 180 instead of 10
+    ms.
     """
-    damping = damping + 16 * jnp.finfo(support.dtype).eps  # by rounding, no right side is exactly consistent
+    damping = damping + 16 * jnp.finfo(support.dtype).eps  # rounding makes right sides inconsistent
     row_count = jnp.maximum(axis_sum(support, 1), 1)
     column_count = jnp.maximum(axis_sum(support, 0), 1)
     row_scale = lax.rsqrt(row_count)

@@ -16,7 +16,7 @@ FIRST_SWEEPS = 48  # before the first Newton step without given duals; sweeps ar
 SWEEPS = 16  # before the first step with given duals, and after each step, which can leave empty rows and columns
 RATE_WINDOW = 4  # sweeps over which the rate of convergence is measured
 MAX_RELAXATION = 1.9
-THRESHOLD_STEPS = 8  # Newton steps to a threshold; the residual is then at rounding level except on rare inputs
+THRESHOLD_STEPS = 8  # Newton steps to a threshold, enough for rounding level except on rare inputs
 RESCALE_RESIDUAL = 0.1  # residual after the first sweeps above which the matrix is scaled down
 SCALE_STEP = 8  # ratio of the scales of two stages
 COARSE_TOL = 1e-2  # residual at which a stage with s > 1 ends
@@ -27,8 +27,8 @@ def newton(matrix, u, v, tol, max_iters):
 
     The first attempt has s = 1. If its first sweeps leave a residual over `RESCALE_RESIDUAL`, s starts large.
 
-    A large matrix has large duals, and sweeps and damped Newton steps change them by little at a time. The duals of A /
-    s, times s, are close to those of A. Where rounding hides the effect of a smaller s, the next stage is s = 1.
+    A large matrix has large duals, which sweeps and damped Newton steps change slowly. The duals of A / s, times s, are
+    close to those of A. Rounding hides the effect of an s below `resolution`; the next stage is then s = 1.
     """
     largest = jnp.abs(matrix).max()
     resolution = jnp.maximum(1, 4 * jnp.finfo(matrix.dtype).eps * largest)
@@ -66,7 +66,7 @@ def sweeps(matrix, u, v, tol, max_iters):
     def more(state):
         return _sweeps(state, tol, max_iters - state.iterations)
 
-    # Sweeps stop by a residual from half a sweep before; the current one may still exceed the tolerance.
+    # Sweeps stop by a residual that is half a sweep old; the current one may exceed the tolerance.
     return lax.while_loop(unfinished, more, initial_state(matrix, u, v))
 
 
@@ -91,14 +91,12 @@ def _solve_stage(state, tol, max_iters, first_sweeps, may_rescale):
 
 
 def _sweeps(state, tol, count):
-    """Make up to `count` sweeps: move the duals of rows, then those of columns, towards the thresholds.
-
-    At its threshold a row or column sums to one.
+    """Make up to `count` sweeps: move the duals of rows, then those of columns, towards sums of one (thresholds).
 
     Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence, reduces the
-    number of sweeps. Neither a single step to a threshold nor over-relaxation always decreases the dual objective.
-    Where the residual has not decreased, thresholds are exact from then on, and over-relaxation is limited more each
-    time. In the limit this is block coordinate descent, which converges from any point.
+    number of sweeps. Neither a single step to a threshold nor over-relaxation always decreases the dual objective. Each
+    time the residual has not decreased, over-relaxation is limited more, and from the first time on thresholds are
+    exact. In the limit this is block coordinate descent, which converges from any point.
     """
 
     def unfinished(carry):
@@ -137,8 +135,8 @@ def _sweeps(state, tol, count):
 
 
 def _better_relaxation(relaxation, decrease):
-    # Young: a rate r observed with the factor w implies a spectral radius m, m^2 = (r + w - 1)^2 / (r w^2), for which
-    # the factor 2 / (1 + sqrt(1 - m^2)) is optimal. Above that factor the rate is w - 1 for every m; then keep w.
+    # Young: a rate r with the factor w implies a spectral radius m, m^2 = (r + w - 1)^2 / (r w^2), for which the factor
+    # 2 / (1 + sqrt(1 - m^2)) is optimal. Above that factor the rate is w - 1 for every m; then keep w.
     rate = jnp.clip(decrease ** (1 / RATE_WINDOW), 1e-6, 0.9999)
     squared_radius = jnp.clip((rate + relaxation - 1) ** 2 / (rate * relaxation**2), 0, 0.9999)
     best = 2 / (1 + jnp.sqrt(1 - squared_radius))

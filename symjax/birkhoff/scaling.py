@@ -99,6 +99,6 @@ def _normalize(matrix, axis):
 
 
 def _rescale_rows(matrix):
-    # Row scales cancel in the first normalization. Dividing by them before avoids overflow, and needs no derivative.
+    # This cancels in the first normalization, so it needs no derivative, and it avoids overflow.
     largest = lax.stop_gradient(matrix.max(-1, keepdims=True))
     return matrix / jnp.where(largest > 0, largest, jnp.ones_like(largest))

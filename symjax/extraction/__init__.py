@@ -1,4 +1,4 @@
-"""Activations of any model at named points: JAX, Flax, Equinox, PyTorch and Hugging Face models."""
+"""Capture activations at named points of JAX, Flax, Equinox, PyTorch and Hugging Face models."""
 
 from symjax.extraction.capture import capture, capture_batches
 

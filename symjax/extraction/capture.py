@@ -1,4 +1,4 @@
-"""Capture activations of a model, batch by batch or all of them."""
+"""Capture activations of a model, batch by batch or at once."""
 
 import inspect
 import sys
@@ -55,23 +55,22 @@ def capture(
         `(inputs for inputs, _ in loader)`.
       points: names of values in the code (`symjax.stitch_point`, `checkpoint_name`, `sow` of Linen), or paths of
         submodules, such as "blocks.0", whose outputs are returned; "hidden_states.0" and so on for Hugging Face models.
-        By default the hidden states; otherwise the values that the code names; otherwise all submodules with outputs
-        (examples, ...) of floating type. The second call of a submodule is named "path#1", and a name that the code
-        uses again "name#1". Of an output that is a
-        tuple, PyTorch modules return the first tensor.
+        By default the hidden states; without any, the values that the code names; without any, all submodules with
+        outputs (examples, ...) of floating type. The second call of a submodule is named "path#1", and the second value
+        of a name "name#1". Of an output of a PyTorch module that is a tuple, the first tensor is returned.
       samples: "positions" for all tokens or pixels, (examples, ..., channels); "pool" for their mean (in float32),
-        "first" or "last" for one of them, (examples, channels); "flatten" for (examples, d). Where a batch has an
-        `attention_mask`, these leave out masked tokens of (examples, tokens, channels).
-      layout: "nchw" moves the second axis to the end, where there are three or more; "nhwc" moves none. By default it
-        is moved for outputs of PyTorch modules with four or more axes. Hidden states are not moved.
+        "first" or "last" for one of them, (examples, channels); "flatten" for (examples, d). If a batch has an
+        `attention_mask`, "pool", "first" and "last" leave out masked tokens of (examples, tokens, channels).
+      layout: "nchw" moves the second of three or more axes to the end; "nhwc" moves none. By default it is moved for
+        outputs of PyTorch modules with four or more axes. Hidden states are not moved.
 
     Returns:
       {point: NumPy array (examples, ...)} in the order of the computation, in the model's precision; bfloat16 of
       PyTorch becomes float32.
 
     Raises:
-      InputError: a model of another kind; an unknown point, with the list of those that exist; no batch; activations of
-        different shapes in different batches.
+      InputError: a model of another kind; an unknown point (the message lists those that exist); no batch; activations
+        of different shapes in different batches.
 
     Example:
       >>> import jax, numpy as np, symjax

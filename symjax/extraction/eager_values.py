@@ -1,4 +1,4 @@
-"""Values of models that run operation by operation: PyTorch modules, and models that return hidden states."""
+"""Values of models that are not traced: PyTorch modules, and models that return hidden states."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ HIDDEN = "hidden_states"
 
 
 class EagerValues:
-    """The hidden states of a model in the style of Hugging Face."""
+    """The hidden states of a model with the argument `output_hidden_states`."""
 
     def __init__(self, model: Any, points: Sequence[str] | None):
         self._model, self._points = model, points
@@ -32,7 +32,9 @@ class TorchValues:
 
     def __init__(self, model: Any, points: Sequence[str] | None, layout: str | None):
         self._model, self._points = model, points
-        self._axes = {None: 4, "nchw": 3, "nhwc": np.inf}[layout]  # from so many on, channels come second
+        self._axes = {None: 4, "nchw": 3, "nhwc": np.inf}[
+            layout
+        ]  # with this many axes or more, channels are the second one
         self._torch = sys.modules["torch"]
 
     def __call__(self, batch: Any) -> dict[str, np.ndarray]:

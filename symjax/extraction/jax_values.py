@@ -37,7 +37,7 @@ class JaxValues:
     """The values at points of `function(record, variables, x)`, which is traced for each shape of inputs.
 
     The function calls `record(path, output)` for outputs of submodules; its result is the output or a copy of it with a
-    name. With `each` it is a function of one example.
+    name. If `each` is true, it is a function of one example.
     """
 
     def __init__(self, function: Callable, variables: PyTree, points: Sequence[str] | None, *, each: bool = False):
@@ -108,7 +108,7 @@ class NetworkValues:
 
 
 def function_values(function: Callable, variables: Sequence, points: Sequence[str] | None) -> JaxValues:
-    """Return the values of a function, of (variables, batch) if `variables` has an item, otherwise of a batch."""
+    """Return the values of function(*variables, batch)."""
     return JaxValues(lambda record, variables, x: called(partial(function, *variables), x), tuple(variables), points)
 
 

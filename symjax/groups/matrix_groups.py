@@ -34,7 +34,7 @@ class MatrixGroup:
 
     @property
     def monomial(self) -> bool:
-        """Return whether elements have one nonzero entry in each row and column."""
+        """Whether elements have one nonzero entry in each row and column."""
         return self.sample_entries is not None
 
     def identity(self, size: int) -> jax.Array:
@@ -63,7 +63,7 @@ class MatrixGroup:
     def contains(self, matrix, *, tolerance: float = 1e-6) -> bool:
         """Return whether a matrix (n, n) is in the group, up to `tolerance` times the largest entry.
 
-        A matrix of the general linear group has a condition number below 1 / tolerance.
+        For the general linear group, the condition number must be below 1 / tolerance.
 
         Raises:
           InputError: the matrix is not square or not real, or has entries that are not finite.
@@ -84,9 +84,8 @@ class MatrixGroup:
     def inverse(self, matrix) -> jax.Array:
         """Return the inverse of an element.
 
-        For a monomial element it is the transpose with reciprocals of each row's largest entry.
-
-        Small entries that `contains` tolerates in place of zeros become zeros.
+        For a monomial element it is the transpose of `reciprocal`. Small entries that `contains` tolerates in place of
+        zeros become zeros.
         """
         matrix = jnp.asarray(matrix)
         return reciprocal(matrix).T if self.monomial else jnp.linalg.inv(matrix)

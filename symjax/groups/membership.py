@@ -14,10 +14,10 @@ from symjax.groups.matrix_groups import real_matrix
 from symjax.spelling import one_line
 
 SINGULAR_CONDITION = 1e12
-"""Condition number from which a matrix counts as singular: float64 has four digits left."""
+"""Condition number from which on a matrix counts as singular: float64 has four digits left."""
 
 MAX_ROUNDING = 1e-3
-"""If rounding can cause defects from this size on, a small defect is not conclusive."""
+"""If rounding can cause a defect of this size, a small defect is not conclusive."""
 
 SQUARABLE = (1e-150, 1e150)
 """Range of numbers whose sums of squares float64 can hold."""
@@ -25,17 +25,16 @@ SQUARABLE = (1e-150, 1e150)
 
 @dataclass(frozen=True)
 class Decision:
-    """The result of `is_intertwiner`; true where the verdict is True.
+    """The result of `is_intertwiner`; `bool` of it is True only if the verdict is True.
 
     Attributes:
-      verdict: True, False, or None where the numbers are not conclusive (see `warning`).
-      matrix: the best B (n, n), as float64 NumPy array; NaN where none could be computed.
+      verdict: True, False, or None if the numbers are not conclusive (see `warning`).
+      matrix: the best B (n, n), a float64 NumPy array; NaN if it cannot be computed.
       offset: c (n,), zero unless requested.
-      defect: |s(A x) - B s(x) - c| / |s(A x)|, root mean squares over inputs that B was not fitted to; about 1e-15
-          where A
-        intertwines. NaN where it cannot be computed.
+      defect: |s(A x) - B s(x) - c| / |s(A x)|, root mean squares over inputs to which B was not fitted; about 1e-15
+        if A intertwines. NaN if it cannot be computed.
       condition: condition number of A.
-      warning: a sentence, or "" where there is none.
+      warning: what limits the verdict, or "".
     """
 
     verdict: bool | None
@@ -64,9 +63,9 @@ def is_intertwiner(
 ) -> Decision:
     """Test whether s(A x) = B s(x) holds with an invertible B, for x with entries in [-reach, reach].
 
-    B is fitted by least squares to half of some random inputs x, whose entries are normal with lengths spread over two
-    decades (an activation can differ from a homogeneous one on any scale). The defect is measured on the other half.
-    The verdict is valid on this range alone: clip(x, 0, 1000) equals ReLU up to 40, but not for a larger reach.
+    B is fitted by least squares to half of some random inputs x. These are normal vectors with lengths spread over two
+    decades, since an activation can differ from a homogeneous one on any scale. The defect is measured on the other
+    half. The verdict is valid on this range alone: clip(x, 0, 1000) equals ReLU up to 40, but not for a larger reach.
 
     All computations are in float64, except for an activation that returns lower precision. In this case the effect of
     rounding on the defect is estimated from the change of s when its input changes by one rounding: smaller defects
@@ -87,8 +86,7 @@ def is_intertwiner(
 
     Raises:
       InputError: reach not positive and finite, too few inputs, A not a finite real square matrix, or an activation
-          that
-        does not keep shapes or does not return real numbers.
+        that does not keep shapes or does not return real numbers.
 
     Example:
       >>> import jax, numpy as np
@@ -109,7 +107,7 @@ def is_intertwiner(
         (before, dtype), (after, _) = (_apply(activation, points) for points in (x, x @ matrix.T))
         eps = float(jnp.finfo(dtype).eps)
         low_precision = eps > np.finfo(np.float64).eps
-        # s at inputs one rounding away, where that is more than float64's.
+        # s at inputs changed by one rounding of its dtype, if that is coarser than float64.
         nudged = [_apply(activation, (1 + eps) * points)[0] for points in (x, x @ matrix.T)] if low_precision else None
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         return _undecided(n, condition, "the activation has NaN or infinite values")
@@ -117,7 +115,7 @@ def is_intertwiner(
         return _undecided(n, condition, "the activation has values that float64 cannot square")
     columns = np.concatenate([before, np.ones((inputs, 1))], axis=1) if offset else before
     training, held_out = slice(0, None, 2), slice(1, None, 2)
-    # Columns of very different sizes (powers) are brought to one first.
+    # Columns are scaled to unit norm first, since those of powers differ by many orders of magnitude.
     norms = np.linalg.norm(columns[training], axis=0)
     scaled = columns / np.where(norms > 0, norms, 1)
     solution, _, rank, _ = np.linalg.lstsq(scaled[training], after[training], rcond=max(1e-12, eps))
@@ -165,7 +163,7 @@ def _apply(activation, x):
 
 
 def _condition(matrix) -> float:
-    """Return the condition number after scaling rows to equal length, so that different row sizes do not matter."""
+    """Return the condition number of the matrix with rows scaled to equal length."""
     sizes = np.abs(matrix).max(axis=1, keepdims=True)
     if not (sizes > 0).all():
         return math.inf

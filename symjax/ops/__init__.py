@@ -1,4 +1,4 @@
-"""Operations: the files of runs, processes, devices, memory, interruption and progress.
+"""What commands need beside mathematics: files of runs, processes, devices, memory, interruption and progress.
 
 `symjax.ops.memory` and `symjax.ops.parallel` are public; the other modules serve the commands.
 """

@@ -11,14 +11,14 @@ from symjax.checks import integer
 def compiler_options(effort: int = 2) -> dict | None:
     """Return options of the compiler for programs on this backend; None if it is not a CPU.
 
-    On a CPU `optimization_barrier`s are kept. By default the compiler drops them before fusion, and then computes a
-    pooling gradient or the tiles of a convolution again in every fusion that reads them. Options that the installed
-    compiler does not have are omitted.
+    On a CPU they keep `optimization_barrier`s. By default the compiler drops these before fusion, and every fusion that
+    reads a pooling gradient or the tiles of a convolution computes them again. Options that the installed compiler does
+    not have are omitted.
 
     Args:
-      effort: 2, for fast code: LLVM's level 1, whose code is as fast as that of higher levels here and compiles in 3/4
-        of the time. 1, for programs of many small operations: without XLA's fusion emitters, which halves the time of
-        compilation. 0, for programs that run once: LLVM's level 0 too.
+      effort: 2 for fast code: LLVM's level 1, whose code is as fast as that of higher levels here and compiles in 3/4
+        of the time. 1 for programs of many small operations: also without XLA's fusion emitters, which halves the time
+        of compilation. 0 for programs that run once: also LLVM's level 0.
 
     Raises:
       InputError: another effort.

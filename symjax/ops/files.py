@@ -82,7 +82,9 @@ def make_folder(path: PathLike) -> None:
     try:
         pathlib.Path(path).mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"folder: {path} cannot be written ({error.strerror or error})") from error
+        raise InputError(
+            f"folder: got {path}, which cannot be written ({error.strerror or error}), expected another one"
+        ) from error
 
 
 def write_json(path: PathLike, value: Any) -> None:
@@ -102,11 +104,11 @@ def read_json(path: PathLike) -> Any:
 def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
     """Write a table without its index, with the fingerprint of its run folder as last column.
 
-    Floats are written such that they read back exactly, float32 as float64.
+    Floats are read back exactly, float32 as float64.
     """
     if (mark := folder_fingerprint(path)) is not None:
         frame = frame.assign(**{FINGERPRINT: mark})
-    # float32 would be written with fewer digits, and with other ones after a resumed run has read and written them.
+    # float32 would be written with fewer digits, which change when a resumed run reads and writes them again.
     frame = frame.astype({name: "float64" for name, dtype in frame.dtypes.items() if dtype in ("float32", "float16")})
     text = frame.to_csv(index=False)
     _write(path, lambda file: file.write(text.encode()))
@@ -136,14 +138,14 @@ def read_csv(
             raise ValueError("its last line is cut short")
         types = {**(dtype or {}), FINGERPRINT: str}  # pandas would infer numbers
         header = pd.read_csv(io.BytesIO(data), nrows=0).columns
-        # `write_csv` writes missing values as nothing. By default pandas takes texts such as "None" for missing too.
+        # `write_csv` writes nothing for missing values; by default pandas reads strings such as "None" as missing, too.
         missing_values = {name: [""] for name in header if types.get(name) is not str}
         frame = pd.read_csv(io.BytesIO(data), dtype=types, keep_default_na=False, na_values=missing_values)
     except ValueError as error:  # also the parser errors of pandas
         raise _damaged(path, "CSV", error, delete) from None
     if missing := [column for column in columns if column not in frame.columns]:
         target = delete or "the file"
-        raise InputError(f"{path}: columns {', '.join(missing)} are missing; delete {target} and run again")
+        raise InputError(f"{path}: got no columns {', '.join(missing)}, expected them; delete {target} and run again")
     for saved in frame.pop(FINGERPRINT).unique() if FINGERPRINT in frame.columns else [None]:
         check_fingerprint(path, saved, delete)
     return frame

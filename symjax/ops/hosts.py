@@ -1,14 +1,14 @@
 """Jobs of several processes, on one host or several: which process computes what, and how processes synchronize.
 
-Members (seeds, pairs, repeats) are independent, so no program spans several hosts. The member axis is laid out over a
+Members (seeds, pairs, repeats) are independent, so no program spans several hosts. The member axis is sharded over a
 mesh of all devices of all processes, and each process runs the members of its own devices. Folders are on a file system
-that all hosts share: every process writes the files of its own members, and the first process writes everything else
+that all hosts share: every process writes the files of its members, and the first process writes everything else
 (tables, figures).
 
 All processes execute the same steps and synchronize between them through the coordination service of `jax.distributed`.
-There a process can wait for hours and be interrupted, whereas JAX's collectives on CPUs time out after half an hour. If
-a process fails, all others end at their next synchronization, with its message. All of these functions are no-ops in a
-single process.
+A process can wait there for hours and be interrupted, whereas JAX's collectives on CPUs time out after half an hour.
+If a process fails, all others end at their next synchronization, with its message. In a single process all of these
+functions are no-ops.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def initialize() -> None:
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"distributed: the processes of this job could not be joined ({reason}); expected a SLURM job step (srun), "
+            f"distributed: got processes that cannot be joined ({reason}), expected a SLURM job step (srun), "
             f"a TPU pod, Open MPI (mpirun), or {COORDINATOR}, {PROCESSES} and {PROCESS} in the environment"
         ) from None
 
@@ -110,8 +110,8 @@ def member_indices(count: int, devices: Sequence | None = None) -> dict[int, lis
     """Return the ascending indices of a member axis of length `count` that belong to each process.
 
     The axis is padded to a multiple of the number of devices, split into rows of one member per device, and sharded
-    over a mesh of all devices. Neighbours in the mesh belong to different processes as far as possible. So the numbers
-    of members of processes with equally many devices differ by at most one.
+    over a mesh of all devices. Neighbours in the mesh belong to different processes as far as possible, so that
+    processes with equally many devices have equally many members up to one.
 
     Args:
       count: the number of members.
@@ -172,7 +172,7 @@ def from_first(step: str, make: Callable[[], Any]) -> Any:
 
 
 def all_agree(step: str, read: Callable[[], Item], to_json: Callable[[Item], Any] = lambda value: value) -> Item:
-    """Return the result of `read` as soon as it is equal in all processes; it reads files that other hosts may write.
+    """Return the result of `read`, which reads shared files, as soon as it is equal in all processes.
 
     Args:
       step: a description of the result, equal in all processes.
@@ -194,7 +194,7 @@ def all_agree(step: str, read: Callable[[], Item], to_json: Callable[[Item], Any
             return result
         if answers[0][1]:
             raise RemoteFailure(
-                f"folder: {step}: the processes do not see the same files; expected a folder on a file system that all "
+                f"folder: got different files in the processes ({step}), expected a folder on a file system that all "
                 "hosts share"
             )
         time.sleep(1)
@@ -219,7 +219,7 @@ def continue_on_first(step: str) -> None:
 
 @contextlib.contextmanager
 def job() -> Iterator[None]:
-    """Run a block that ends when all processes have ended it; if one process fails, all raise its message."""
+    """Run a block that ends when it has ended in all processes; if one process fails, all raise its message."""
     try:
         yield
     except ContinuesOnFirst:
@@ -256,8 +256,8 @@ def _client() -> Any:
         return global_state.client
     except (ImportError, AttributeError):
         raise RemoteFailure(  # which cannot be reported to other processes
-            f"distributed: the coordination service of JAX {jax.__version__} is not where JAX 0.10 has it, so that "
-            "processes cannot synchronize; expected JAX 0.10, or one process"
+            f"distributed: got JAX {jax.__version__}, whose coordination service is not where JAX 0.10 has it, "
+            "expected JAX 0.10, or one process"
         ) from None
 
 
@@ -274,7 +274,9 @@ def _exchange(message: dict[str, Any], wait: bool = True) -> list[Any]:
         raise RemoteFailure(errors[0])
     steps = {answer["step"] for answer in answers}
     if len(steps) > 1:
-        raise RemoteFailure(f"distributed: the processes execute different steps ({', '.join(sorted(steps))})")
+        raise RemoteFailure(
+            f"distributed: got different steps ({', '.join(sorted(steps))}), expected one in all processes"
+        )
     return [answer["value"] for answer in answers]
 
 

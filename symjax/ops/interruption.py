@@ -96,7 +96,7 @@ def interruptible() -> Iterator[None]:
         if first.timer is not None:
             first.timer.cancel()
         for number, handler in before.items():
-            if signal.getsignal(number) is first:  # otherwise the signal came, and a second one ends the process
+            if signal.getsignal(number) is first:  # otherwise the signal has come, and a second one ends the process
                 signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
         os.close(write)

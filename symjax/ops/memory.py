@@ -1,7 +1,7 @@
-"""Estimate the device memory of a program over members from the compiler, before anything runs.
+"""Estimate the device memory of a program over members by the compiler, before anything runs.
 
-A program over members (see `symjax.ops.parallel`) holds on each device the shared data, its members as inputs and as
-outputs, and workspace. With n members on the device it needs
+A program over members (see `symjax.ops.parallel`) holds the shared data, its members as inputs and as outputs, and
+workspace on each device. With n members on the device it needs
 
     fixed + n * per_member   bytes.
 
@@ -115,7 +115,7 @@ def estimate_memory(
 
 @dataclass(frozen=True, eq=False)
 class MemberProgram:
-    """A program over members, with the memory that it needs. It keeps what is compiled, so functions cache it.
+    """A program over members, with the memory that it needs. It stores compiled functions, so callers cache it.
 
     Attributes:
       fn: a pure function of one member and of the shared data.
@@ -137,7 +137,7 @@ class MemberProgram:
     def within(self, limit: float | None, devices: tuple) -> Callable[[PyTree, PyTree], PyTree]:
         """Return the program as a function of (members, shared), in groups for which `limit` bytes suffice.
 
-        All members run at once where the limit is None.
+        All members run at once if the limit is None.
 
         Raises:
           InputError: one member does not fit.

@@ -74,7 +74,7 @@ def default_execution(backend: str | None = None) -> Execution:
     """Return the execution for a backend.
 
     Args:
-        backend: "cpu", "gpu" or "tpu"; by default that of JAX. Other backends have the execution of "gpu".
+        backend: "cpu", "gpu" or "tpu"; by default that of JAX. Other backends have that of "gpu".
 
     Raises:
         InputError: `backend` is not text.
@@ -122,7 +122,7 @@ def each(fn: Callable, execution: Execution) -> Callable:
 
 
 def each_stack(fn: Callable, stacks: Sequence[PyTree], execution: Execution) -> list[PyTree]:
-    """Lift `fn` over several stacks of items and return results per stack; stacks of equal types run as one."""
+    """Lift `fn` over several stacks of items and return the results of each; stacks of equal types run as one."""
     equal: dict[Any, list[int]] = {}
     for i, stacked in enumerate(stacks):
         leaves, structure = jax.tree.flatten(stacked)

@@ -20,7 +20,7 @@ import pandas as pd
 from symjax.errors import InputError
 from symjax.ops import files, hosts
 
-_FOLDER = "its folder"  # a temporary column of `merge` with the folder of a row
+_FOLDER = "its folder"  # a temporary column in `merge`
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Schema:
       part: the columns of the key that identify the part of a row; without them the table has one file.
       order: the columns by which the table is sorted, stably; by default those of the key.
       recomputable: whether rows with one key can differ by rounding between folders; `merge` then takes the first one.
-      optional: further columns of the key, of texts, with their defaults. Files have them unless all rows have the
-        default.
+      optional: further columns of the key, which hold strings, with their defaults. Files have them unless all rows
+        have the default.
     """
 
     name: str
@@ -91,8 +91,8 @@ class ResultTable:
         """Return the rows of `requested` for which the table has no row.
 
         Args:
-          requested: a row for each required combination of values of key columns. It has all columns of the key, or
-            fewer if the rows that agree in these are always added together.
+          requested: a row for each required combination of values of key columns. A column of the key may be absent if
+            rows that differ only in it are always added together.
         """
         columns = list(requested.columns)
         existing = pd.MultiIndex.from_frame(self.rows()[columns])
@@ -111,8 +111,8 @@ class ResultTable:
     def add(self, rows: pd.DataFrame) -> None:
         """Add rows; a row replaces an older one of the same key. Call `assemble` afterwards.
 
-        Add details of the rows of another table (learning curves) before these rows, so that a row exists only if its
-        details exist.
+        If another table has details of these rows, such as learning curves, add the details first, so that every row
+        has its details.
         """
         for path, group in self._by_file(self.schema.filled(rows)):
             frames = [self._read([path]), group] if path.exists() else [group]
@@ -147,7 +147,7 @@ class ResultTable:
         for path, group in self._by_file(rows) if len(rows) else ():
             self._write(path, group)
             old.discard(path)
-        for path in old:  # files of single processes, whose rows are in the file of the part now, and omitted details
+        for path in old:  # of omitted details, and of single processes, whose rows are now in the file of the part
             path.unlink()
         self.assemble()
         return len(rows)
@@ -208,8 +208,8 @@ def _unique_rows(tables: Mapping[Path, pd.DataFrame], schema: Schema) -> pd.Data
         names = [name for name in first if name != _FOLDER and not _equal(first[name], second[name])]
         values = ", ".join(f"{name} {first[name]} and {second[name]}" for name in names[:3])
         raise InputError(
-            f"folders: {first[_FOLDER]} and {second[_FOLDER]} have different rows of {key_text}: {values}; "
-            "leave one of the folders out, or delete the row's file in one"
+            f"folders: got different rows of {key_text} in {first[_FOLDER]} and {second[_FOLDER]} ({values}), expected "
+            "equal rows; leave one of the folders out, or delete the row's file in one"
         )
     return rows.drop(columns=_FOLDER)
 

@@ -1,8 +1,7 @@
-"""Run folders: the files of a command, with which the same command resumes.
+"""Run folders: the files of a command, from which the same command resumes.
 
-A folder belongs to one configuration, which is stored in its `config.json`. Its tables and archives contain the
-fingerprint of the configuration; a file with another fingerprint, or with none, is an error. `symjax.ops.files` reads
-and writes the files.
+A folder belongs to one configuration, which is stored in its `config.json`. `symjax.ops.files` reads and writes the
+files.
 """
 
 import contextlib
@@ -42,8 +41,8 @@ def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Itera
     Args:
       folder: created if it is missing.
       kind: the kind of the contents, such as "zoo".
-      config: JSON-able, everything that the contents depend on. It is saved in `config.json` together with the versions
-        of the first run.
+      config: JSON-able, everything on which the contents depend. It is saved in `config.json` with the versions of the
+        first run.
 
     Raises:
       InputError: the folder belongs to another configuration (the message lists the differing keys), has other
@@ -86,7 +85,9 @@ def _locked(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Itera
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("ab")
     except OSError as error:
-        raise InputError(f"folder: {folder} cannot be written ({error.strerror}); take another folder") from None
+        raise InputError(
+            f"folder: got {folder}, which cannot be written ({error.strerror}), expected another one"
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,15 +128,21 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
             except OSError as error:  # the name is too long
                 reason = error.strerror
         if reason:
-            raise InputError(f"folder: {folder} cannot be created ({reason}); take another folder") from None
+            raise InputError(
+                f"folder: got {folder}, which cannot be created ({reason}), expected another one"
+            ) from None
         return False
     except OSError as error:
-        raise InputError(f"folder: {folder} cannot be read ({error.strerror})") from None
+        raise InputError(
+            f"folder: got {folder}, which cannot be read ({error.strerror}), expected another one"
+        ) from None
     if CONFIG in contents:
         check_config(folder, kind, config)
         return True
     if contents:
-        raise InputError(f"folder: {folder} has contents but no {CONFIG}; take another folder ({_flags(kind)})")
+        raise InputError(
+            f"folder: got {folder}, which has contents but no {CONFIG}, expected another one ({_flags(kind)})"
+        )
     return False
 
 
@@ -147,12 +154,12 @@ def read_config(folder: PathLike, kind: str) -> dict:
     """
     path = pathlib.Path(folder, CONFIG)
     if not path.exists():
-        raise InputError(f"folder: {folder} is not a {kind} folder: it has no {CONFIG}")
+        raise InputError(f"folder: got {folder}, which has no {CONFIG}, expected a {kind} folder")
     document = read_json(path)
     if not isinstance(document, dict) or not isinstance(document.get("config"), dict) or "kind" not in document:
-        raise InputError(f"folder: {path} was not written by symjax; take another folder")
+        raise InputError(f"folder: got {path}, which symjax has not written, expected another folder")
     if document["kind"] != kind:
-        raise InputError(f"folder: {folder} is a {document['kind']} folder, expected a {kind} folder; take another one")
+        raise InputError(f"folder: got {folder}, a {document['kind']} folder, expected a {kind} folder")
     return document["config"]
 
 
@@ -166,8 +173,8 @@ def check_config(folder: PathLike, kind: str, config: Mapping[str, Any]) -> None
         if any(key.rpartition(".")[2] == "structure" for key in differences):
             listed += f"\nstructure: {STRUCTURE}."
         raise InputError(
-            f"folder: {folder} belongs to another configuration:{listed}\n"
-            f"Take another folder ({_flags(kind)}), or delete this one."
+            f"folder: got {folder}, which belongs to another configuration, expected another folder ({_flags(kind)}); "
+            f"or delete this one:{listed}"
         )
 
 

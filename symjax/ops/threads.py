@@ -1,4 +1,4 @@
-"""Run tasks concurrently in threads, with JAX's settings of the calling thread."""
+"""Run tasks concurrently in threads."""
 
 import contextlib
 import threading
@@ -23,14 +23,14 @@ class Stopped(Exception):
 
 
 def run_concurrently(tasks: Sequence[Callable]) -> list:
-    """Run each task in a separate thread and return their results in order.
+    """Run each task in a separate thread and return the results in order.
 
-    It is for programs on different devices that do not depend on each other. Threads have JAX's settings of the calling
-    thread, such as those of `jax.enable_x64`. A single task runs in the calling thread.
+    Use it for independent programs on different devices. Threads have the settings of JAX of the calling thread, such
+    as `jax.enable_x64`. A single task runs in the calling thread.
 
     Args:
-      tasks: functions of `check_stop`, a function without arguments that tasks call regularly. It raises `Stopped` when
-        another task has failed or the user has interrupted the process.
+      tasks: functions of `check_stop`, a function without arguments that a task calls regularly. It raises `Stopped`
+        when another task has failed or the user has interrupted the process.
 
     Raises:
       Exception: the error of the first task that failed, after all tasks have ended.

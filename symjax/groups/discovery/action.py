@@ -1,4 +1,4 @@
-"""The action of discovered symmetries on parameters: it changes the parameters and keeps the function."""
+"""The action of discovered symmetries on parameters, which keeps the function."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class Axis(NamedTuple):
 
     path: str
     axis: int
-    index: tuple[tuple[int, int], ...]  # type: ignore[assignment]  # in place of tuple.index, which nobody calls
+    index: tuple[tuple[int, int], ...]  # type: ignore[assignment]  # hides tuple.index
     positions: np.ndarray
     exponent: float
     reads: bool = False
@@ -41,7 +41,7 @@ class Axis(NamedTuple):
 
 
 class Space(NamedTuple):
-    """Channels that a symmetry mixes.
+    """Channels on which a symmetry acts by one matrix.
 
     Attributes:
       name: its name in `Symmetry.spaces`.
@@ -141,8 +141,7 @@ class Symmetry:
 
         Raises:
           InputError: parameters of another structure or other shapes than those given to `discover`; an unknown or
-              unverified
-            space; a matrix of the wrong shape. Membership in groups is not checked (see `contains`).
+            unverified space; a matrix of the wrong shape. Membership in groups is not checked (see `contains`).
         """
         self._check(element)
         leaves, treedef = jax.tree.flatten(params)
@@ -199,7 +198,7 @@ class Symmetry:
     def places_at(self, point: str) -> dict:
         """Return {space: (positions, power)} for the spaces that change a named value.
 
-        `positions` (channels, positions of each) are on its last axis, and None if the channels are elsewhere.
+        `positions` (channels, positions of each) are on the value's last axis; None if the channels are elsewhere.
         """
         if point not in self.points:
             raise InputError(
@@ -233,7 +232,7 @@ class Symmetry:
         return element
 
 
-# NumPy arrays stay NumPy arrays, so that nothing is compiled while hundreds of candidates are verified.
+# NumPy arrays stay NumPy arrays, so that nothing is compiled while many candidates are verified.
 
 
 def _numpy(*arrays) -> bool:

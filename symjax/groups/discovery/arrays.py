@@ -1,6 +1,7 @@
-"""Arrays of labels, one for each dimension of a variable: what moves, joins and splits dimensions does to them.
+"""Arrays of labels, and how operations that move, join or split dimensions change them.
 
-See `symjax.groups.discovery.labels`.
+See `symjax.groups.discovery.labels`. A variable has a list of arrays, one for each dimension; None for dimensions of
+size 1.
 """
 
 from collections import defaultdict
@@ -9,18 +10,18 @@ import numpy as np
 
 
 class LabelArrays:
-    """Makes labels and notes how they are related.
+    """Make labels, and record how they are related.
 
     Attributes:
-      count: of all labels.
+      count: the number of labels.
     """
 
     def __init__(self):
         self.count = 0
-        self._ties, self._frozen, self._dead, self._merged = [], [], [], []
+        self._ties, self._frozen, self._excluded, self._merged = [], [], [], []
 
     def fresh(self, shape, d, depends=()):
-        """New labels for dimension d, for each index along the dimensions `depends`."""
+        """Return new labels for dimension d, others for each index along the dimensions `depends`."""
         if shape[d] == 1:
             return None
         sizes = [size if i == d or i in depends else 1 for i, size in enumerate(shape)]
@@ -38,7 +39,7 @@ class LabelArrays:
         self._ties.append(np.stack([np.ravel(side) for side in np.broadcast_arrays(a, b)]))
 
     def einsum(self, operands, out):
-        """The labels of what sums products of operands [(arrays, names of dimensions)] over the names not in `out`."""
+        """Return the labels of an einsum of operands (arrays, names of dimensions), with dimensions `out`."""
         names = list(dict.fromkeys([*out, *(name for _, labels in operands for name in labels)]))
         result = {}
         lifted = defaultdict(list)
@@ -58,7 +59,7 @@ class LabelArrays:
         return [result.get(name) for name in out]
 
     def squeezed(self, array, dims, keep=False):
-        """Without dependence on the dimensions `dims`."""
+        """Return labels that do not depend on the dimensions `dims`, by tying those of all indices along them."""
         for i in dims:
             if array.shape[i] > 1:
                 first = np.take(array, [0], i)
@@ -67,11 +68,11 @@ class LabelArrays:
         return array if keep else array.squeeze(tuple(dims)) if array.ndim else array
 
     def _filled(self, arrays, shape):
-        """New labels where an operation made a dimension."""
+        """Return the arrays with new labels for dimensions that have none."""
         return [self.fresh(shape, d) if array is None else array for d, array in enumerate(arrays)]
 
     def _take(self, arrays, indices):
-        """Positions `indices` {dimension: array}, -1 for a new one."""
+        """Return the labels at the positions `indices` {dimension: array}, new ones at -1."""
         for at, index in indices.items():
             new = (index < 0).any()
             for d, array in enumerate(arrays):
@@ -117,7 +118,10 @@ class LabelArrays:
         return result
 
     def _where_whole(self, operands, out):
-        """Ties the dimensions that pass whole, from operands (arrays, shape, their dimensions in `out`)."""
+        """Return the labels of `out`: tie dimensions that it holds whole, and freeze the others.
+
+        Operands are (arrays, shape, dimension in `out` or None for each dimension).
+        """
         result = self.fresh_all(out)
         for arrays, shape, dims in operands:
             partial = [d for d, to in enumerate(dims) if to is None or shape[d] != out.aval.shape[to]]
@@ -133,7 +137,7 @@ class LabelArrays:
         result = [None] * len(after)
 
         def moved(array, whole=None):
-            """In the new dimensions, which it depends on by segments."""
+            """Return an array in the new dimensions; it depends on all dimensions of a segment or on none."""
             sizes, full = [], list(array.shape)
             for taken, made in segments:
                 depends = taken == whole or any(array.shape[i] > 1 for i in taken)
@@ -157,7 +161,7 @@ class LabelArrays:
                 own = all(last.shape[i] > 1 for i in wide)
                 children = result[new[0]] = moved(last) if own else self.fresh(after, new[0])
                 if not own:
-                    self._dead.append(children)
+                    self._excluded.append(children)
                 for slot, i in enumerate(wide[:-1] if own else wide):
                     self._merge(children, moved(arrays[i], taken), key, slot)
             else:
@@ -177,7 +181,7 @@ def _first(rank, d):
 
 
 def _segments(before, after):
-    """Shortest runs of dimensions (of the operand, of the result) with equal products."""
+    """Return the shortest runs of dimensions (of the operand, of the result) with equal numbers of elements."""
     segments, i, j = [], 0, 0
     while i < len(before) or j < len(after):
         taken, made, a, b = [], [], 1, 1

@@ -1,4 +1,4 @@
-"""Candidate spaces of channels from labels: channels that occur together on every axis of every variable."""
+"""Candidate spaces: sets of channels that occur together on every axis of every variable."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -19,10 +19,9 @@ class CandidateSpace:
       axes: axes of parameters, in program order.
       leaves: the indices of these parameters.
       reads: for each axis, whether the program contracts it with data.
-      points: dict from the name of a value to positions (channels, positions each) on its last axis; None where the
-          value
+      points: dict from the name of a value to positions (channels, positions each) on its last axis; None if the value
         does not hold the channels.
-      start: sort key: first use in the program.
+      start: the first use in the program, by which candidates are sorted.
       name: unique name.
       families: for a space that permutes parts, the names of the parts: one tuple per kind.
       consistent: whether all parts have equal sizes.
@@ -42,7 +41,7 @@ class CandidateSpace:
 def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
     """Return sets of channels that occur on the same axes of all variables, children before their parents."""
     labels = probe.labels
-    rng, signature, rows = np.random.default_rng(0), np.zeros(labels.alive.shape, np.uint64), set()
+    rng, signature, rows = np.random.default_rng(0), np.zeros(labels.usable.shape, np.uint64), set()
     parents = defaultdict(set, {child: set(above) for child, above in labels.parents.items()})
     for children, above in labels.nested:
         for child, parent in zip(labels.classes[children].ravel(), labels.classes[above].ravel(), strict=True):
@@ -50,16 +49,16 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
     for v in labels.of:
         for d in range(len(labels.of[v])):
             for index, row in labels.rows(v, d):
-                if labels.alive[row].any() or any(child in parents for child in row.tolist()):
+                if labels.usable[row].any() or any(child in parents for child in row.tolist()):
                     above = {p for child in row.tolist() for p in labels.parents.get(child, ())} if not index else ()
                     for classes in (np.unique(row), np.array(sorted(above), int)):
                         if len(classes) and classes.tobytes() not in rows:
                             rows.add(classes.tobytes())
                             signature[classes] += rng.integers(2**64, dtype=np.uint64)
-    first = np.full(labels.alive.shape, labels.count)
+    first = np.full(labels.usable.shape, labels.count)
     np.minimum.at(first, labels.classes, np.arange(labels.count))
     places: dict = defaultdict(lambda: defaultdict(list))  # class to {axis of a parameter: positions}
-    reads = defaultdict(set)  # leaf to the labels themselves, not to labels tied to them
+    reads = defaultdict(set)  # leaf to labels; not to classes, which also hold labels of axes that write
     for leaf, array in labels.reads:
         reads[leaf].update(array.ravel().tolist())
     reading = set()
@@ -78,7 +77,7 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
             _record_positions(labels, point_positions[name], rows_at[0][1], set(), ())
     classes_by_signature = defaultdict(list)
     for c in sorted(places, key=lambda c: first[c]):
-        if labels.alive[c]:
+        if labels.usable[c]:
             classes_by_signature[signature[c]].append(c)
     candidates, owner = [], {}
     for classes in classes_by_signature.values():
@@ -137,7 +136,7 @@ def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
 
 
 def _record_positions(labels, places, row, fixed, key):
-    """Record the positions of each channel on an axis, for the channel itself and for those that it is a part of."""
+    """Record the positions of each channel on an axis, for the channel and for its ancestors."""
     times = Counter()
     for position, c in enumerate(row.tolist()):
         ancestors, new = set(), {c}

@@ -1,4 +1,4 @@
-"""Powers of a channel's factor by which its parameters can be scaled, from a null space of gradients."""
+"""The powers of a channel's factor by which its parameters are scaled, from a null space of gradients."""
 
 from fractions import Fraction
 
@@ -12,7 +12,7 @@ TOLERANCE = 1e-4
 
 
 def gradients_needed(candidates) -> int:
-    """Return the number of gradients with which each space has more equations than exponents."""
+    """Return the number of gradients that give each space more equations than exponents."""
     return max(
         (-(-(len(candidate.axes) + 4) // candidate.size) + 3 for candidate in candidates if not candidate.families),
         default=0,
@@ -22,9 +22,8 @@ def gradients_needed(candidates) -> int:
 def exponents_of(candidate: CandidateSpace, products) -> list | None:
     """Return the exponents e of a scaling of channels, with sum_axis e_axis <gradient, parameters at the channel> = 0.
 
-    Where there are several solutions, return the one with -1 on all axes that read the channels and the least sum of
-    |e|: through a batch norm, it scales the affine parameters, and neither kernel nor statistics. None without a
-    solution.
+    Of several solutions, return the one with -1 on all axes that read the channels and the least sum of |e|: for a
+    batch norm, it scales the affine parameters, and neither kernel nor statistics. None if there is no solution.
     """
     pairs = list(zip(candidate.axes, candidate.leaves, strict=True))
     rows = np.concatenate([np.stack([_at_channels(axis, p[leaf]) for axis, leaf in pairs], 1) for p in products])

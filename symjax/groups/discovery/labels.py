@@ -1,13 +1,12 @@
 """Labels of channels: which positions on which axes of a jaxpr's variables are one channel.
 
 Every dimension of every variable has an array of labels, one for each position. An operation ties labels (the channel
-that is read is the channel that was written), makes new ones, or freezes them where it treats the positions of a
-dimension differently. The array for dimension d has the variable's rank: its size at d is the dimension's, elsewhere 1,
-or the full size where the labels along d depend on the index along another dimension. The channels of attention heads
-are such: each head has its own.
+that is read is the channel that was written), makes new ones, or freezes them if it treats the positions of a dimension
+differently. The array for dimension d has the variable's rank. Its size is that of the variable at d and 1 elsewhere,
+except along dimensions on whose index the labels depend: each attention head, for example, has its own channels.
 
 A reshape that merges dimensions, or splits one, relates labels as part and whole: a position of (head x channel) is a
-channel with the head as its parent. What permutes heads also moves their channels.
+channel with the head as its parent. A permutation of heads also moves their channels.
 """
 
 from collections import defaultdict
@@ -22,17 +21,17 @@ ELEMENTWISE = set(
     "add add_any sub mul div rem max min pow exp exp2 log tanh sinh cosh tan sin cos asin acos atan atan2 asinh acosh "
     "atanh logistic erf erfc erf_inv lgamma digamma rsqrt sqrt cbrt neg abs sign floor ceil round integer_pow "
     "convert_element_type select_n stop_gradient name copy copy_p square gt lt ge le eq ne and or xor not is_finite "
-    "clamp optimization_barrier log1p expm1 nextafter reduce_precision real imag conj square".split()
+    "clamp optimization_barrier log1p expm1 nextafter reduce_precision real imag conj".split()
 )
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 
 
 class Labels(LabelArrays):
-    """Labels of all dimensions of a flat jaxpr (no calls), and what its operations say of them.
+    """Labels of all dimensions of a flat jaxpr (no calls), as its operations relate them.
 
     Args:
       closed: the jaxpr; its first `leaves` inputs are parameters, the others are data, whose order is fixed.
-      batched: (leaf, dimension) pairs of parameters whose other dimensions have labels for each index of their own.
+      batched: (leaf, dimension) pairs of parameters; labels along other dimensions differ for each index along these.
     """
 
     def __init__(self, closed: ClosedJaxpr, leaves: int, batched: frozenset[tuple[int, int]] = frozenset()):
@@ -59,7 +58,7 @@ class Labels(LabelArrays):
         for v, value in zip(jaxpr.constvars, closed.consts, strict=True):
             self.of[v] = ids = self.fresh_all(v)
             value = np.asarray(value) if jax.numpy.issubdtype(value.dtype, np.number) else None
-            for d in range(v.aval.ndim):  # a constant that varies along a dimension fixes the order of its positions
+            for d in range(v.aval.ndim):  # a constant that varies along a dimension fixes the order there
                 if value is None or not (value == np.take(value, [0], d)).all():
                     self.freeze([ids[d]])
         for equation in jaxpr.eqns:
@@ -72,8 +71,6 @@ class Labels(LabelArrays):
             if not isinstance(v, Literal):
                 self.freeze(self.of[v])
         self._resolve()
-
-    # --- making and tying ---
 
     # --- operations ---
 
@@ -190,10 +187,10 @@ class Labels(LabelArrays):
         self.freeze([ids for d, ids in enumerate(result) if d not in numbers.offset_dims])
         return result
 
-    # --- what they come to ---
+    # --- classes of tied labels ---
 
     def _resolve(self):
-        """Classes of labels: `classes` (count,), `alive`, `parents` {class: classes}."""
+        """Set `classes` (count,), the class of each label; `usable`, of each class; and `parents` {class: classes}."""
         from scipy.sparse import coo_array  # imported here for a fast --help
         from scipy.sparse.csgraph import connected_components
 
@@ -203,7 +200,7 @@ class Labels(LabelArrays):
             graph = coo_array((ones, (edges[0], edges[1])), shape=(self.count, self.count))
             number, self.classes = connected_components(graph, directed=False)
             first, more = {}, []
-            for key, children, parents in self._merged:  # parents of one channel, of one kind, are one
+            for key, children, parents in self._merged:  # parents of one kind of a channel are tied
                 pairs = np.unique(np.stack([self.classes[children], self.classes[parents]]), axis=1)
                 for child, parent in pairs.T.tolist():
                     known = first.setdefault((key, child), parent)
@@ -220,17 +217,17 @@ class Labels(LabelArrays):
         frozen = np.zeros(number, bool)
         for array in self._frozen:
             frozen[self.classes[array.ravel()]] = True
-        while True:  # an order that is fixed fixes that of its parts' wholes
+        while True:  # a frozen part freezes the wholes that it belongs to
             above = [p for child in np.flatnonzero(frozen) for p in self.parents.get(child, ()) if not frozen[p]]
             if not above:
                 break
             frozen[above] = True
-        self.alive = ~frozen
-        for array in self._dead:
-            self.alive[self.classes[array.ravel()]] = False
+        self.usable = ~frozen
+        for array in self._excluded:
+            self.usable[self.classes[array.ravel()]] = False
 
     def rows(self, v, d):
-        """The classes along dimension d, for each index that they depend on: [({dimension: index}, classes)]."""
+        """Return the classes along dimension d for each index on which they depend: [({dimension: index}, classes)]."""
         array = self.of[v][d]
         if array is None:
             return []
@@ -243,7 +240,7 @@ class Labels(LabelArrays):
 
 
 def _indices(name, params, shape):
-    """For each dimension that changes, the positions of the operand that the result holds, -1 for none of them."""
+    """Return {dimension that changes: the operand's positions in the result, -1 for new positions}."""
     if name == "rev":
         return {d: np.arange(shape[d])[::-1] for d in params["dimensions"]}
     result = {}

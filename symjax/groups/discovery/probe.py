@@ -36,7 +36,9 @@ class Probe:
             traced = jax.make_jaxpr(flat)(*self._values, *self._data)
         except Exception as error:  # user code can raise anything
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            raise InputError(f"fn, x: the function cannot be traced for these inputs ({reason})") from error
+            raise InputError(
+                f"fn, x: got a function that cannot be traced for these inputs ({reason}), expected one in JAX"
+            ) from error
         closed = inline(traced, _in_float64)
         if not any(v.aval.size for v in closed.jaxpr.outvars):
             raise InputError("fn: got no floating-point output for these inputs, expected at least one number")
@@ -98,7 +100,7 @@ class Probe:
         return values[: self._outputs], dict(zip(self.points, values[self._outputs :], strict=True))
 
     def products(self) -> list[np.ndarray | None]:
-        """Return for each leaf the product of random parameters and the gradient of a random sum of the outputs."""
+        """Return random parameters times the gradient of a random sum of the outputs, for each leaf."""
         params, data = self.draw()
         cotangents = [self.rng.normal(size=v.aval.shape) for v in self.closed.jaxpr.outvars]
         real_params = [leaf for leaf, real in zip(params, self.real, strict=True) if real]
@@ -143,7 +145,10 @@ def _in_float64(equation, values):
 
 
 def _differentiable(equation, values):
-    """Return maxima as entries at an index; JAX's gradient compares results that the compiler may round differently."""
+    """Evaluate maxima as entries at an index.
+
+    JAX's gradient compares entries with the maximum, which the compiler may round differently.
+    """
     name = equation.primitive.name
     if name not in ("reduce_max", "reduce_min") or not is_real(values[0]):
         return None

@@ -1,9 +1,9 @@
 """Discover the symmetries of the parameters of any JAX function.
 
 There are three steps. Labels of channels in the jaxpr propose spaces of channels that can be permuted (`labels`,
-`candidates`). Gradients at random parameters and inputs propose the powers of a channel's factor by which its
-parameters can be scaled: a null space (`exponents`). Finally the function is evaluated in float64 with parameters that
-a random element acted on, and candidates that change it are rejected.
+`candidates`). If a channel is scaled by a factor, its parameters are scaled by powers of it; a null space of gradients
+at random parameters and inputs proposes these powers (`exponents`). Finally random elements act on the parameters, the
+function is evaluated in float64, and candidates that change it are rejected.
 """
 
 from collections import defaultdict
@@ -32,14 +32,14 @@ def discover(fn: Callable, params: Any, x: Any, *, seed: int = 0) -> Symmetry:
     """Return the symmetries of the parameters of `fn(params, x)`, each one verified in float64.
 
     Args:
-      fn: any function in JAX that is pure, of parameters and inputs to a pytree of arrays.
+      fn: any pure function in JAX from parameters and inputs to a pytree of arrays.
       params: a pytree; its floating-point leaves are acted on. Of their values only the signs and scales matter: the
         symmetry is that of generic parameters, drawn around these.
       x: a pytree; a few examples suffice. Its floating-point leaves are drawn anew, all others stay as they are.
       seed: seed of the random draws.
 
     Raises:
-      InputError: `params` has no floating-point leaf, or the function no floating-point output or one that is NaN or
+      InputError: `params` has no floating-point leaf; the function has no floating-point output or one that is NaN or
         infinite, or raises an error for these inputs.
 
     Example:
@@ -139,10 +139,7 @@ def _element(rng, group, size) -> np.ndarray:
 
 
 def _candidate_actions(candidate: CandidateSpace, products) -> Iterator[tuple[str, list]]:
-    """Yield groups with exponents for the axes, the largest group first.
-
-    The first that keeps the function is selected.
-    """
+    """Yield groups with exponents for the axes, the largest group first."""
     count = len(candidate.axes)
     scaling = None if candidate.families else exponents_of(candidate, products)
     if scaling is not None:
@@ -158,9 +155,8 @@ def _candidate_actions(candidate: CandidateSpace, products) -> Iterator[tuple[st
             yield "orthogonal", [1] * count
         signs = [[1] * count, [int(not read) for read in candidate.reads]]
         writes = [i for i, read in enumerate(candidate.reads) if not read]
-        for bits in (
-            range(2 ** len(writes)) if len(writes) <= 6 else ()
-        ):  # try all sign patterns that flip the axes that read
+        # The signs act on all axes that read, and on each subset of the axes that write.
+        for bits in range(2 ** len(writes)) if len(writes) <= 6 else ():
             signs.append([1 - (i in writes and bits >> writes.index(i) & 1) for i in range(count)])
         for pattern in {tuple(s): s for s in signs}.values():
             yield "signed_permutation", pattern
