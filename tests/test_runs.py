@@ -153,7 +153,7 @@ def test_another_configuration_is_compared_key_by_key(tmp_path):
 
 def test_other_folders_are_refused(tmp_path):
     hold(tmp_path / "a")
-    with pytest.raises(InputError, match="is a zoo folder, expected a stitch folder"):
+    with pytest.raises(InputError, match="a zoo folder, expected a stitch folder"):
         hold(tmp_path / "a", kind="stitch")
     (tmp_path / "a" / "config.json").write_text('{"version": 3}')
     with pytest.raises(InputError, match="not written by symjax"):

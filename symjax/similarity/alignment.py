@@ -68,8 +68,8 @@ def _pad_to_square(gain, active_rows, active_columns):
     active_rows = jnp.zeros(width, bool).at[:rows].set(active_rows)
     active_columns = jnp.zeros(width, bool).at[:columns].set(active_columns)
     square = jnp.zeros((width, width), gain.dtype).at[:rows, :columns].set(jax.lax.stop_gradient(gain))
-    # Each matched pair of inactive channels leaves one more pair of active channels. A reward for active pairs would be
-    # equivalent, but the gain would lose digits.
+    # A reward for pairs of inactive channels, since each leaves one more pair of active ones. A reward for active pairs
+    # would be equivalent, but the gain would lose digits.
     reward = 4 * width * jnp.maximum(1, jnp.abs(square).max())
     return jnp.where(active_rows[:, None] | active_columns[None, :], square, reward)
 
@@ -84,7 +84,7 @@ def _drop_padding(permutation, columns, dtype):
 def positive_scaling(permutation, x_norm, y_norm):
     """Return the factor for each channel of y that gives the matched channel of x the same norm.
 
-    0 for a channel of y that is dead or has no match. 1 where the matched channel of x is dead: no factor could help.
+    It is 0 for a channel of y that is dead or has no match, and 1 where the matched channel of x is dead.
     """
     matched = x_norm[permutation]
     scaling = jnp.where(matched > 0, y_norm / jnp.where(matched > 0, matched, 1), 1)
@@ -111,7 +111,7 @@ def paired_samples(x, y, samples="positions", mask=None, **options):
 
 
 def samples_or_maps(x, samples):
-    """Return a matrix, or unchanged maps where pixels are samples, since their size may have to change later."""
+    """Return a matrix, or unchanged maps if pixels are samples, since maps may be enlarged later."""
     options = {"layout": "nhwc"}
     return (
         representation(x, **options) if check_samples(samples) == "positions" else as_matrix(x, "x", samples, **options)

@@ -38,7 +38,7 @@ def bartlett_test(result: CCA, samples: int, *, level: float = 0.05, lawley: boo
     The samples must be independent: pixels of one image are not. The approximation is good for n well above p + q.
 
     Args:
-        result: of `cca`.
+        result: the result of `cca`.
         samples: n, the number of samples from which it was computed.
         level: significance level of each test, in (0, 1).
         lawley: whether to add sum_{i <= k} (1 / rho_i^2 - 1) to the factor n - 1 - (p + q + 1) / 2, which corrects the
@@ -48,7 +48,7 @@ def bartlett_test(result: CCA, samples: int, *, level: float = 0.05, lawley: boo
         `BartlettTest`, with m the number of correlations.
 
     Raises:
-        InputError: `samples` is not over p + q + 1, or `level` is out of range.
+        InputError: `samples` is at most p + q + 1, or `level` is out of range.
 
     Reference: Bartlett 1941, "The statistical significance of canonical correlations"; Lawley 1959, "Tests of
     significance in canonical analysis".

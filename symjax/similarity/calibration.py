@@ -68,7 +68,7 @@ def calibrate(
     layout=None,
     mask=None,
 ):
-    """Compare a measure's value with its values after the examples of y are permuted, for arrays or for all layers.
+    """Compare a measure's value with its values for permuted examples of y, for two arrays or for all layers.
 
     With t the ceil((1 - alpha) (1 + num_permutations))-th smallest of the value s and those for permuted examples,
 
@@ -93,9 +93,9 @@ def calibrate(
         num_permutations: number of permutations, at least 1; the same for all pairs of layers.
         alpha: probability of exceeding the threshold by chance, in (0, 1).
         layers: for mappings, "all" pairs of layers, or "same" for layers of equal names.
-        best: s_best, by default the end of the measure's range, which most measures have for equal representations.
-            `calibrated` is NaN where there is none.
-        samples, layout, mask: as in `error_bars`; the mask is that of all tokens and maps.
+        best: s_best, by default the end of the measure's range, which most measures reach for equal representations.
+            `calibrated` is NaN if there is no such end.
+        samples, layout, mask: as in `error_bars`; the mask holds for all tokens and maps.
 
     Returns:
         `Calibration` for arrays, `LayerCalibration` for mappings. NaN where the value is NaN.

@@ -78,8 +78,8 @@ def canonical(x, y, rcond):
     """Return the `Canonical` form of X (n, d_x) and Y (n, d_y), with centred columns of norm 1 or 0 and d_x, d_y <= n.
 
     Directions with singular values up to rcond times the largest one are dropped. Derivatives are valid at constant
-    rank. Those of `directions` and `loadings` also require distinct correlations (correlations equal up to rounding are
-    treated as not rotating into each other), and move directions within the span of X' only.
+    rank. Those of `directions` and `loadings` also require distinct correlations (for equal ones, up to rounding, the
+    rotation into each other counts as zero), and move directions only within the span of X'.
     """
     correlations, a, b, x_loadings, y_loadings, *ranks, x_dropped, y_dropped = _canonical(rcond, x, y)
     count = correlations.shape[0]
@@ -187,8 +187,8 @@ def _canonical_jvp(rcond, primals, tangents):
     correlations, a, b, x_loadings, y_loadings, *_ = outputs
     count = len(correlations)
     h, k = matmul(x, a), matmul(y, b)
-    # With H moving orthogonally to its span, dA = -A H' dX A. Then H' K changes by `cross_change`, and rotations of
-    # both sides make it diagonal again (the derivative of an SVD).
+    # If H moves orthogonally to its span, dA = -A H' dX A. Then H' K changes by `cross_change`, and rotations of both
+    # sides make it diagonal again (the derivative of an SVD).
     dxa, dyb = matmul(dx, a), matmul(dy, b)
     x_within, y_within = matmul(h.T, dxa), matmul(k.T, dyb)
     sigma = jnp.zeros((h.shape[1], k.shape[1]), h.dtype).at[jnp.arange(count), jnp.arange(count)].set(correlations)
@@ -213,7 +213,7 @@ def _column_products(left, right):
 
 
 def _rotations(correlations, cross_change):
-    """Return antisymmetric Omega_x, Omega_y with `change` = Omega_x Sigma + d Sigma - Sigma Omega_y."""
+    """Return antisymmetric Omega_x, Omega_y with `cross_change` = Omega_x Sigma + d Sigma - Sigma Omega_y."""
     rows, columns = cross_change.shape
     size = max(rows, columns)
     cross_change = jnp.pad(cross_change, ((0, size - rows), (0, size - columns)))

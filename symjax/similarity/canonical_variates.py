@@ -14,8 +14,8 @@ class CCA(NamedTuple):
     """Canonical correlations, and the directions of the variates (x - x_mean) @ x_directions; k = min(d_x, d_y).
 
     Variates have mean 0 and variance 1 (sum of squares n - 1), and those of one side are uncorrelated. The i-th
-    variates of x and of y have correlation `correlations[i]`, in [0, 1], in descending order. A side of rank under d
-    has fewer directions than neurons: columns past min(x_rank, y_rank) are zero, and so are their correlations.
+    variates of x and of y have correlation `correlations[i]`, in [0, 1], in descending order. Columns past min(x_rank,
+    y_rank) are zero, and so are their correlations.
     """
 
     correlations: jax.Array  # (k,)
@@ -54,7 +54,7 @@ def unit_norm_data(centred, mean):
 class ReducedData(NamedTuple):
     """Data X diag(1 / neuron_norms) basis diag(1 / direction_norms) of centred neurons X.
 
-    The data are uncorrelated with the part of X that they leave out.
+    They are uncorrelated with the part of X that they leave out.
     """
 
     data: jax.Array  # (n, m), columns of norm 1 or 0, m at most n
@@ -91,21 +91,21 @@ def cca_of_reduced(x, y, rcond, samples):
     )
 
 
-def _to_neurons(unit_norm_data, side, count, deviation):
+def _to_neurons(reduced, side, count, deviation):
     directions, loadings = side.directions * deviation, side.loadings / deviation
-    if unit_norm_data.direction_norms is not None:
+    if reduced.direction_norms is not None:
         directions, loadings = (
-            directions * reciprocal(unit_norm_data.direction_norms)[:, None],
-            loadings * unit_norm_data.direction_norms[:, None],
+            directions * reciprocal(reduced.direction_norms)[:, None],
+            loadings * reduced.direction_norms[:, None],
         )
     directions, loadings = (
-        from_row_space(directions, unit_norm_data.basis),
-        from_row_space(loadings, unit_norm_data.basis),
+        from_row_space(directions, reduced.basis),
+        from_row_space(loadings, reduced.basis),
     )
-    if unit_norm_data.neuron_norms is not None:
+    if reduced.neuron_norms is not None:
         directions, loadings = (
-            directions * reciprocal(unit_norm_data.neuron_norms)[:, None],
-            loadings * unit_norm_data.neuron_norms[:, None],
+            directions * reciprocal(reduced.neuron_norms)[:, None],
+            loadings * reduced.neuron_norms[:, None],
         )
     return _pad_with_zeros(directions, count, 1), _pad_with_zeros(loadings, count, 1)
 

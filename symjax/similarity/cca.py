@@ -43,8 +43,8 @@ def cca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         rcond: directions with a singular value up to this multiple of the largest one are dropped, after scaling
             neurons to unit norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are always dropped. Static.
-            Where the default drops directions over an eighth of it, which may be more than rounding, a
-            `NumericalWarning` reports this (if not traced). `x_dropped` and `y_dropped` report it in any case.
+            If the default drops a direction of more than an eighth of this size, which may be more than rounding, a
+            `NumericalWarning` reports it (if not traced). `x_dropped` and `y_dropped` report it in any case.
 
     Returns:
         `CCA`.
@@ -95,9 +95,7 @@ def mean_correlation(result):
 def mean_square_correlation(result):
     """Return the mean of the min(x_rank, y_rank) squared correlations of a `CCA`, 0-d, in [0, 1].
 
-    NaN where that rank is 0.
-
-    R^2 CCA = |Qx' Qy|_F^2 / rank.
+    It is R^2 CCA = |Qx' Qy|_F^2 / min(x_rank, y_rank), NaN where that rank is 0.
 
     Reference: Kornblith et al. 2019, table 1, as in `mean_correlation`.
 
@@ -209,7 +207,7 @@ MEASURES = (
         title="CCA",
         cost="n p^2 once, n p q a pair",
         bias="grows with (p + q) / n; 1 for any data with n <= max(p, q)",
-        use="linear readouts that scale each direction freely; many more examples than features",
+        use="comparison up to any invertible linear map; needs many more examples than features",
     ),
     Measure(
         name="cca_mean_square",

@@ -18,7 +18,7 @@ def check_pair(x, y, samples, layout, mask, rcond, *, translation_invariant=Fals
 def resolve_rcond(rcond, *sides):
     """Return `rcond` as a float in [0, 1).
 
-    By default the relative size that rounding gives a direction without variance.
+    By default it is the relative size of a direction without variance, which rounding causes.
     """
     if rcond is None:
         return float(8 * jnp.finfo(sides[0].dtype).eps * np.sqrt(max(side.shape[1] for side in sides)))
@@ -31,7 +31,7 @@ def warn_of_few_examples(samples, x_width, y_width):
 
 
 def warn_of_dropped_directions(x, y, rcond, *dropped):
-    """Warn of directions that the default of `rcond` drops and that may be more than rounding."""
+    """Warn of directions that the default of `rcond` drops, although they may be more than rounding."""
     for name, side, share in zip("xy", (x, y), dropped, strict=True):
         if is_concrete(share) and share > resolve_rcond(None, side) / 8:
             warn_user(
@@ -43,7 +43,7 @@ def warn_of_dropped_directions(x, y, rcond, *dropped):
 
 
 def few_examples_message(samples, x_width, y_width):
-    """Return a message where so few samples of so many neurons fix some correlations, or None."""
+    """Return a message if shapes alone determine some correlations, since there are few samples; otherwise None."""
     # Two subspaces of n - 1 dimensions share at least d_x + d_y - (n - 1) dimensions, which have correlation 1.
     trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
     if trivial <= 0:

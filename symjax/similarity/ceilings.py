@@ -1,4 +1,4 @@
-"""Noise ceilings: the values that two samples of the same network, or two seeds of the same training, reach."""
+"""Noise ceilings: values for two samples of the neurons of one network, or for two seeds of one training."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -32,10 +32,10 @@ class Ceiling(NamedTuple):
 
 
 def split_half_ceiling(measure, x, key, num_splits=50, level=0.95, *, layout=None):
-    """Compare random halves of the neurons of one representation: what a perfect match reaches with that few neurons.
+    """Compare random halves of the neurons of one representation: the value of a perfect match of as few neurons.
 
-    The halves are disjoint, of floor(d / 2) neurons. A measure of two networks with d neurons each can exceed this
-    ceiling, since halves have fewer neurons; compare it with values on as many randomly chosen neurons.
+    The halves are disjoint, of floor(d / 2) neurons. The value for two networks with d neurons each can exceed this
+    ceiling, since halves have fewer neurons; compare the ceiling with values for as many randomly chosen neurons.
 
     Args:
         measure: a name in `MEASURES`, a `Measure`, or a traceable function fn(x, y) -> 0-d array.
@@ -81,10 +81,9 @@ def _split_values(fn, x, key, count):
 
 
 def seed_ceiling(measure, representations, level=0.95, **options):
-    """Compare the members of one zoo with each other: what networks reach that differ by their seeds alone.
+    """Compare the members of one zoo with each other: the value of networks that differ by their seeds alone.
 
-    The value of a network of another kind with the zoo lies under this ceiling by as much as the difference matters
-    more than a seed.
+    The value of another kind of network with the zoo is lower, by as much as the kind matters more than the seed.
 
     Args:
         measure: as in `pairwise`.

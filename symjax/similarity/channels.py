@@ -58,7 +58,7 @@ def magnitude(x, axes=None, keepdims=False):
 
 
 def centre(x, axes=None):
-    """Return `x` less its mean over `axes`, and the mean; by default over all axes except that of channels.
+    """Return `x` minus its mean over `axes`, and the mean; by default over all axes except that of channels.
 
     All measures centre by this function. Deviations that are no larger than rounding become exactly 0, so that they are
     never scaled up to unit norm. `x` may be complex.
@@ -77,7 +77,7 @@ def centre(x, axes=None):
 
 
 def centred(x):
-    """Return `x` less the mean of each channel over all other axes.
+    """Return `x` minus the mean of each channel over all other axes.
 
     Channels constant up to rounding become exactly zero.
     """
@@ -109,7 +109,7 @@ def _noise(x):
 
 
 def subtract_ninther(x):
-    """Return `x` less the `ninther` of each channel; constant channels become exactly zero.
+    """Return `x` minus the `ninther` of each channel; constant channels become exactly zero.
 
     For measures that are invariant to translation: unlike the mean, the ninther hardly depends on single huge examples.
     """

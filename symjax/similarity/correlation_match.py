@@ -1,4 +1,4 @@
-"""Neurons matched by their correlations: one to one, each with its best, and a part of them."""
+"""Matching of neurons by their correlations: one to one, each with its best match, or only a share of them."""
 
 from functools import lru_cache
 
@@ -13,10 +13,10 @@ from symjax.similarity.transport import transport_plan
 
 
 def hard_correlation_match(x, y, *, samples="positions", layout=None, mask=None):
-    """Compute the mean correlation of neurons matched one to one, so that it is largest.
+    """Compute the largest mean correlation of neurons that are matched one to one.
 
-    All neurons of the narrower side are matched, and the others of the wider side left out. (`soft_matching` shares
-    them out instead; for equal widths both are the same.)
+    All neurons of the narrower side are matched; the remaining ones of the wider side are left out. (`soft_matching`
+    distributes them instead; for equal widths both are the same.)
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
@@ -85,7 +85,7 @@ def partial_soft_matching(x, y, *, mass=0.5, samples="positions", layout=None, m
         mass: number in (0, 1], not traced; 1 is `soft_matching`.
 
     Returns:
-        0-d array in [-1, 1], not under `soft_matching`. Otherwise as `hard_correlation_match`, with a linear program
+        0-d array in [-1, 1], at least `soft_matching`. Otherwise as `hard_correlation_match`, with a linear program
         (500 by 512 neurons take seconds).
 
     Raises:

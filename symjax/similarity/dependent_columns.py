@@ -17,8 +17,8 @@ def dependent_columns_cka(x, y, *, samples="flatten", layout=None, mask=None):
     """Estimate the linear CKA of a population of neurons in two conditions, from a sample of its neurons.
 
     Column a of x and column a of y are one neuron: at two times, in two trials, of a network before and after training.
-    `cka` then counts the agreement of each neuron with itself, which is a small part of the population's but a large
-    one of few neurons'. Here it is left out, with the estimator of HSIC "song" (see `hsic`), H:
+    `cka` also counts the agreement of each neuron with itself. Its share is small in the population, but large in a
+    sample of few neurons. Here it is left out, with the estimator of HSIC "song" (see `hsic`), H:
 
         D(x, y) = H(x x', y y') - sum_a H(x_a x_a', y_a y_a'),   D(x, y) / sqrt(D(x, x) D(y, y)).
 
@@ -30,8 +30,8 @@ def dependent_columns_cka(x, y, *, samples="flatten", layout=None, mask=None):
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
     Returns:
-        0-d array, 1 for equal arrays, about in [-1, 1] but not bounded. NaN where D(x, x) or D(y, y) is not positive,
-        as of neurons without anything in common. Symmetric. Invariant to translation, isotropic scaling and sign flips.
+        0-d array, 1 for equal arrays, about in [-1, 1] but not bounded. NaN if D(x, x) or D(y, y) is not positive, as
+        for neurons without anything in common. Symmetric. Invariant to translation, isotropic scaling and sign flips.
         Not in `MEASURES`, since it compares single columns and few neurons leave it undefined.
 
     Raises:

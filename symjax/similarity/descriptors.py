@@ -1,4 +1,4 @@
-"""Differences of numbers that each describe one representation."""
+"""Differences of descriptors: numbers that describe one representation each."""
 
 import math
 from functools import lru_cache, partial
@@ -61,8 +61,7 @@ def uniformity_difference(x, y, *, t=2.0, samples="flatten", layout=None, mask=N
     Raises:
         InputError: as `magnitude_difference`; t is not positive.
 
-    Reference: Wang and Isola 2020; Klabunde et al. 2025 (there without scaling to unit norm,
-    and with pairs i = j).
+    Reference: Wang and Isola 2020; Klabunde et al. 2025 (without scaling to unit norm, and with pairs i = j).
 
     Example:
         >>> import numpy as np
@@ -82,8 +81,8 @@ def concentricity_difference(x, y, *, samples="flatten", layout=None, mask=None)
 
     Returns:
         0-d array in [0, 2]. An example that is zero has cosine 0. NaN where the mean of x or of y is zero up to
-        rounding. Symmetric.
-        Invariant to isotropic scaling and orthogonal transformations. Each representation is described by one number.
+        rounding. Symmetric. Invariant to isotropic scaling and orthogonal transformations. Each representation is
+        described by one number.
 
     Reference: Wang et al. 2022; Klabunde et al. 2025.
 
@@ -171,7 +170,7 @@ MEASURES = (
     _measure(
         *("uniformity_difference", uniformity_difference, "Wang and Isola 2020", 8.0),
         *(_SCALED, _uniformity, "uniformity difference"),
-        *("n^2 p once", "spread over the sphere, as of contrastive features"),
+        *("n^2 p once", "how evenly examples spread over the sphere, for example in contrastive learning"),
     ),
     _measure(
         *("concentricity_difference", concentricity_difference, "Wang et al. 2022", 2.0),

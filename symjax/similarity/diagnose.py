@@ -41,11 +41,11 @@ class Diagnosis(NamedTuple):
 def diagnose(x, *, samples="positions", layout=None, mask=None, rcond=None):
     """Find dead, constant and duplicate channels of a representation, its rank, and whether it has enough examples.
 
-    How measures treat them: the wreath measures ignore dead channels (`wreath_cka` and soft matching ignore constant
-    ones). Duplicates count twice where channels are matched or kernels are summed, and once in the CCA family, which
-    depends on the span alone. With no more samples than channels (`few`) every canonical correlation is 1 for any data,
-    and biased CKA ("gretton", and more slowly "lange") tends to 1; "song" does not. Such values are correct by
-    definition, so no measure rejects them; the CCA family issues a `FewExamplesWarning`.
+    The wreath measures ignore dead channels; `wreath_cka` and soft matching ignore constant ones. Duplicates count
+    twice where channels are matched or kernels are summed, and once in the CCA family, which depends on the span
+    alone. With no more samples than channels (`few`) every canonical correlation is 1 for any data, and biased CKA
+    ("gretton", and more slowly "lange") tends to 1; "song" does not. Such values are correct by definition, so no
+    measure rejects them; the CCA family issues a `FewExamplesWarning`.
 
     Takes a few n d^2 operations and a few times the memory of x. Works under `jit` and `vmap`; no derivatives.
 

@@ -23,7 +23,7 @@ def is_translation_invariant(metric):
 def distances(x, metric):
     """Return the distances (n, n) between rows of x (n, d), with a diagonal of zeros, and the unit that they are in.
 
-    "cosine" is 1 less the cosine of the angle between two rows, and "correlation" the same after subtracting from each
+    "cosine" is 1 minus the cosine of the angle between two rows, and "correlation" the same after subtracting from each
     row its mean. Rows of zeros (constant rows) have distance 1 from all others.
     """
     if metric in ("euclidean", "sqeuclidean"):

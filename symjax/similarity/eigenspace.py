@@ -18,8 +18,8 @@ from symjax.similarity.split_measure import SplitMeasure, permute_samples
 def eigenspace_overlap(x, y, *, samples="positions", layout=None, mask=None):
     """Compute the eigenspace overlap score, |U' V|^2 / max(rank x, rank y).
 
-    U and V are orthonormal bases of the spans of the features, the left singular vectors of x and of y. Without
-    centring: it is the sum of squared canonical correlations of features with their means.
+    U and V are orthonormal bases of the spans of the features, the left singular vectors of x and of y. Features are
+    not centred: the numerator is the sum of their squared canonical correlations without centring.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) of one size whose channels may differ; floating (integers become
@@ -97,6 +97,6 @@ MEASURES = (
         title="eigenspace overlap",
         cost="n p^2 once, n p q a pair",
         bias="min(p, q) / n for independent data",
-        use="whether linear readouts of one network exist in the other; many more examples than features",
+        use="whether the other network has the same linear readouts; needs many more examples than features",
     ),
 )

@@ -22,12 +22,12 @@ def feature_sampled_cka(x, y, *, samples="flatten", layout=None, mask=None):
     """Estimate the linear CKA of two populations of neurons from samples of examples and of neurons.
 
     `cka` with "song" corrects for the finite number of examples alone. The norm of a kernel matrix K = sum_a x_a x_a'
-    has the terms of each neuron with itself, which the population does not have: few neurons make the norms too large
-    and CKA too small. Here these terms are left out. With the estimator of HSIC of `hsic`, H,
+    has terms of each neuron with itself, whose share is negligible in the population: few neurons make the norms too
+    large and CKA too small. Here these terms are left out. With the estimator H of HSIC "song" (see `hsic`),
 
         H(K, L) / sqrt(p / (p - 1) (H(K, K) - sum_a H(x_a x_a', x_a x_a')) ...),
 
-    where ... is the same for y.
+    where ... is the same factor for y.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c); n at least 4, p and q at least 2. They should be different
@@ -73,7 +73,7 @@ def split(shapes, *, samples="flatten"):
 
 
 def _prepare(x, samples):
-    """Return the kernel divided by the root of its corrected square norm; `aux` is NaN where that is not positive."""
+    """Return the kernel divided by the root of its corrected square norm; `aux` is NaN if that is not positive."""
     x = unit_norm(subtract_ninther(as_matrix(x, "x", samples, layout="nhwc")))[0]
     kernel = centre_kernel(gram(x), "song")
     own = lax.map(_own_power, x.T, batch_size=min(_NEURONS, x.shape[1])).sum()

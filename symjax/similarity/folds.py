@@ -10,8 +10,8 @@ def fold_of_samples(folds, x, samples, mask=None):
     """Return the fold of each sample, those of an example in one fold, and the number of folds.
 
     Args:
-        folds: number of folds, at most `examples`: example i is in fold i modulo it; or the fold of each example, an
-            array of integers (examples,).
+        folds: the number of folds, at most `examples`, with example i in fold i modulo this number; or the fold of each
+            example, an array of integers (examples,).
         x: the array of examples, before positions became samples.
         samples: number of samples.
         mask: None, or which positions of each example are samples, (examples, ...).

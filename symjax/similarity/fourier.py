@@ -148,7 +148,7 @@ def _correlations(x, y, rcond):
     used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(x_rank, y_rank)
     correlations = jnp.where(used, correlations, 0 * correlations)
     # d rho_i = Re <d x a_i, k_i - rho_i h_i> + Re <d y b_i, h_i - rho_i k_i>, with h = X a and k = Y b, is linear in X
-    # and Y. Hence a term of value zero (X less a constant equal to X) has this derivative.
+    # and Y. Hence a term of value zero (X minus a constant equal to X) has this derivative.
     p, q = masked(p, used), masked(adjoint(qh), used)
     a, b, h, k = matmul(x_transform, p), matmul(y_transform, q), matmul(x_basis, p), matmul(y_basis, q)
     a, b, h, k, rho = hold_constant((a, b, h, k, correlations.astype(x.dtype)), (x, y))
@@ -195,7 +195,7 @@ def _mean(totals, ranks, weights):
 
 
 class Spectrum(NamedTuple):
-    """The data of one representation that `split` needs besides the basis."""
+    """The auxiliary data of one representation in `split`."""
 
     rank: jax.Array  # int32 (f_h, f_w)
     size: jax.Array  # (h, w, 0), whose shape is that of the maps

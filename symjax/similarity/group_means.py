@@ -10,7 +10,7 @@ from symjax.similarity.pair_mean import PairMean, mean_over_pairs
 
 
 def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tuple, PairMean]:
-    """Return the mean over pairs of models within each group and between each two groups, with error bars over models.
+    """Return the mean over pairs of models within each group and between any two, with error bars over models.
 
     This is how Morcos et al. 2018, section 3.1, compare generalizing and memorizing networks. The error bars are those
     of `mean_over_pairs`: one model at a time is left out with all its pairs, both within a group and between groups.

@@ -1,4 +1,4 @@
-"""A test of two groups of networks, by permutation of the networks."""
+"""A permutation test of two groups of networks."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class GroupTest(NamedTuple):
 
     estimate: np.ndarray
     p_value: np.ndarray
-    values: np.ndarray  # of all assignments of networks to groups, or of num_permutations random ones
+    values: np.ndarray  # for all assignments of networks to groups, or for num_permutations random ones
 
     def __repr__(self):
         return format_result(self, "{estimate:.4g}, p = {p_value:.4g}")
@@ -38,10 +38,10 @@ def group_test(values, pairs, groups: Sequence, key=None, num_permutations: int 
         values: (p,), of pairs of networks.
         pairs: (p, 2) integers: the positions of two networks in `groups`.
         groups: one of two labels for each network.
-        key: key of `jax.random`; required where the assignments are more than `num_permutations`.
+        key: key of `jax.random`; required if there are more assignments than `num_permutations`.
         num_permutations: largest number of assignments that are evaluated, at least 1.
-        statistic: "between" is the mean over pairs within a group less the mean over pairs between the groups: whether
-            the groups are distinct. "within" is the mean within the first group less that within the second one:
+        statistic: "between" is the mean over pairs within a group minus the mean over pairs between the groups: whether
+            the groups are distinct. "within" is the mean within the first group minus that within the second one:
             whether one group is more homogeneous.
 
     Returns:

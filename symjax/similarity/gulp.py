@@ -16,7 +16,7 @@ from symjax.similarity.pair_product import Prepared
 from symjax.similarity.predictivity import LARGEST_RIDGE, augmented, penalty_of
 from symjax.similarity.split_measure import SplitMeasure, evaluate, permute_samples
 
-SMALL_SHARE = 0.02  # squared distances below this share of the terms that they are the difference of lose a digit
+SMALL_SHARE = 0.02  # squared distances below this share of their terms, whose difference they are, lose a digit
 
 
 def gulp(x, y, *, ridge=0.01, samples="positions", layout=None, mask=None):
@@ -30,15 +30,15 @@ def gulp(x, y, *, ridge=0.01, samples="positions", layout=None, mask=None):
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c); floating (integers become the default float, half precisions
             float32).
-        ridge: number in (0, 1e+15], in units of the total variance. Directions with a share of the variance under it
-            hardly count: small ones compare as CCA does, large ones as CKA does.
+        ridge: number in (0, 1e+15], in units of the total variance. Directions with a smaller share of the variance
+            hardly count. With a small `ridge` the result resembles CCA, with a large one CKA.
         samples: "positions" (each token or pixel is a sample), "flatten", "pool", "first" or "last"; see `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
     Returns:
-        0-d array, nonnegative and under sqrt(p + q); 0 for equal arrays. NaN where x or y is constant. A metric up to
-        the invariances, to translation, isotropic scaling and orthogonal maps.
+        0-d array in [0, sqrt(p + q)), 0 for equal arrays. NaN where x or y is constant. A metric up to its invariances,
+        which are translation, isotropic scaling and orthogonal maps.
 
     Raises:
         InputError: wrong shapes, dtypes or numbers of examples; ridge not positive, or traced; unknown option; concrete
@@ -96,7 +96,7 @@ def _smoother_factor(x, penalty):
 @_smoother_factor.defjvp
 def _smoother_factor_jvp(primals, tangents):
     (x, penalty), (dx, _) = primals, tangents
-    x = first_order_only(x, x)  # D may turn by Q, D Q, which second derivatives of functions of D D' would see
+    x = first_order_only(x, x)  # second derivatives would depend on the rotation Q of D Q
     q, r = jnp.linalg.qr(augmented(x, penalty))
     factor = q[: len(x)]
     change = solve_triangular(r, dx.T, trans=1).T  # dx R^-1
@@ -118,7 +118,7 @@ MEASURES = (
         zero_channels=True,
         title="GULP",
         cost="n p^2 once, n p q a pair",
-        bias="large for independent data: it grows with the numbers of directions that count",
+        bias="large for independent data; grows with the numbers of directions that count",
         use="how differently ridge regressions on two networks predict; with a larger `ridge` fewer directions count",
     ),
 )

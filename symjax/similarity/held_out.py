@@ -1,4 +1,4 @@
-"""Rotations judged example by example, and on examples that they were not fitted to."""
+"""Procrustes rotations, evaluated by the cosine of each example, or on held-out examples."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def aligned_cosine(x, y, *, samples="positions", layout=None, mask=None):
     Returns:
         0-d array in [-1, 1]. Every example counts alike, large or small, while Q is fitted to the large ones. Samples
         that are zero in x or in y are left out; NaN where all are. Symmetric. Invariant to orthogonal maps and
-        isotropic scaling. Q is 0 on directions that x or y lacks.
+        isotropic scaling. Q is 0 on directions outside of the span of x or y.
 
     Raises:
         InputError: wrong shapes, dtypes or numbers of examples; unknown option; concrete NaN or infinite entries.
@@ -61,11 +61,11 @@ def _aligned_cosine(x, y):
 
 
 def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask=None):
-    """Compute the cosine of x Q and y on examples that the rotation Q was not fitted to.
+    """Compute the cosine of x Q and y on examples to which the rotation Q was not fitted.
 
     For each fold, the means of x and of y and the orthogonal Q that minimizes |x Q - y| are fitted to all other folds.
-    With x_i and y_i less these means, the value is sum_i <x_i Q, y_i> / sqrt(sum_i |x_i|^2 sum_i |y_i|^2), Q being that
-    of example i's fold.
+    With x_i and y_i minus these means, and the Q of example i's fold, the value is
+    sum_i <x_i Q, y_i> / sqrt(sum_i |x_i|^2 sum_i |y_i|^2).
 
     Args:
         x, y, samples, layout, mask: as in `aligned_cosine`.
@@ -75,8 +75,8 @@ def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask
     Returns:
         0-d array in [-1, 1]; about 0 for independent data, where `procrustes` is far above its smallest value. NaN
         where x or y is constant. Symmetric. Invariant to translation, orthogonal maps and isotropic scaling. Q is 0 on
-        directions that the examples it is fitted to lack, so that of x with itself the value is under 1 with few
-        examples.
+        directions outside of the span of the examples to which it is fitted, so that with few examples the value of x
+        with itself is less than 1.
 
     Raises:
         InputError: as `aligned_cosine`; fewer examples than folds.

@@ -28,7 +28,7 @@ from symjax.errors import InputError
 from symjax.similarity.off_diagonal import centred_products, sums_of
 
 ESTIMATORS = ("song", "gretton", "lange")
-_LEAST_SHARE = 1 / 64  # share of products that must remain after subtracting diagonals; otherwise two digits are lost
+_LEAST_SHARE = 1 / 64  # if subtracting diagonals leaves a smaller share of the products, about two digits are lost
 _ROUNDING = 16  # times eps and the kernel's size: the largest rounding error of a kernel that centring makes 0
 
 
@@ -97,7 +97,7 @@ def centre_kernel(k, estimator):
     k = _without_diagonal(k)
     rows = k.sum(0) / (n - 2)
     centred = _without_diagonal(k - rows[:, None] - rows[None, :] + rows.sum() / (n - 1))
-    # Centring a_i + a_j, the kernel where only one example differs from the others, leaves only rounding.
+    # The kernel a_i + a_j, as when one example alone differs from the others, is centred to rounding errors.
     return jnp.where(jnp.abs(centred).max() <= _ROUNDING * float(jnp.finfo(k.dtype).eps) * jnp.abs(k).max(), 0, centred)
 
 

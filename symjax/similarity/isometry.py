@@ -1,4 +1,4 @@
-"""The best rotation between two data matrices, with the digits of small differences."""
+"""The best rotation between two data matrices, accurate also for small differences."""
 
 import jax.numpy as jnp
 from jax import lax

@@ -11,7 +11,7 @@ from symjax.similarity.linalg import gram
 
 KERNELS = ("linear", "rbf")
 _ROUNDING = 1e-4  # allowed rounding of squared distances over the squared bandwidth
-_NEGLIGIBLE = 50  # squared distance over the squared bandwidth from which kernel entries are negligible
+_NEGLIGIBLE = 50  # squared distance over the squared bandwidth, from which on kernel entries are negligible
 
 
 def check_kernel(kernel, bandwidth):
@@ -27,7 +27,7 @@ def kernel_of(x, kernel, bandwidth):
     squares = jnp.diagonal(products)
     sizes = squares[:, None] + squares[None, :]
     squared_distances = jnp.maximum(sizes - 2 * products, 0)
-    # Rounding of the products matters for distances that count in the kernel: those not much larger than the median.
+    # Rounding of the products matters for distances that are not much larger than the median; others hardly count.
     median = _median(squared_distances)
     scale = bandwidth**2 * median
     noise = 4 * float(jnp.finfo(x.dtype).eps) * sizes

@@ -10,7 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.channels import magnitude, norms, subtract_ninther
 
-_LEAST_ROWS = 250  # rows of a factor under which products are too small to be fast
+_LEAST_ROWS = 250  # products of factors with fewer rows are slow
 _PART_ROWS = 2048
 _COLUMNS = 1024  # columns that are centred and multiplied at a time, so that they stay in the cache
 
@@ -43,7 +43,7 @@ def gram(x):
 
 
 def gram_of_centred(x):
-    """Return Y Y' for Y = x less its ninthers (`subtract_ninther`), divided by a power of two.
+    """Return Y Y' for Y = x minus its ninthers (`subtract_ninther`), divided by a power of two.
 
     It has no reverse-mode derivatives.
 
@@ -93,7 +93,7 @@ def reciprocal(value):
 def hold_constant(value, source):
     """Return `value`, computed from `source`, as a constant to first derivatives; second derivatives raise an error.
 
-    For functions whose first derivative is right with `value` held fixed, but whose second derivative is not.
+    For functions whose first derivative is correct with `value` held fixed, but whose second derivative is not.
     """
     del source
     return value

@@ -1,8 +1,7 @@
 """The properties of a similarity measure, as data.
 
 Each module of the package lists its measures in a tuple `MEASURES`, and `symjax.similarity` joins them to a table.
-`tests/test_measures.py` is generated from it: every listed invariance is tested to hold, and every other one to
-fail.
+`tests/test_measures.py` tests for each measure that every listed invariance holds and every other one fails.
 """
 
 from collections.abc import Callable
@@ -41,16 +40,16 @@ class Measure:
         invariances: names in `INVARIANCES`: transforming x or y in these ways does not change the value.
         split: split(shapes, **options) returns fn as a `SplitMeasure`, given the shapes of all representations to be
             compared and the options of fn. It returns the same object for the same arguments.
-        one_map_size: whether fn rejects maps of different sizes, since by default pixels are its samples.
+        one_map_size: whether fn rejects maps of different sizes by default, since pixels are its samples.
         zero_channels: whether appending zero channels to x or to y does not change the value.
-        counts_channels: whether zero channels do change the value, but prepare(x, width) of `split` takes the number of
-            channels before zero channels were appended and leaves these out.
+        counts_channels: whether zero channels change the value, but prepare(x, width) of `split` leaves out those that
+            were appended to the first `width` channels.
         title: the name in figures; by default `name`.
         differentiable: whether the derivatives are not zero everywhere, as those of counts are.
-        ends_at_equal: whether fn(x, x) is the largest similarity or the distance 0.
+        ends_at_equal: whether fn(x, x) is the best value: the largest similarity or the distance 0.
         min_examples: the smallest number of examples that fn takes with its default options.
         cost: operations for n examples and p features.
-        bias: the value for independent data, and what moves it.
+        bias: the value for independent data, and what it depends on.
         use: when to use it.
     """
 

@@ -1,4 +1,4 @@
-"""Measures of the order of neighbours, and of the way from neighbour to neighbour and back."""
+"""Measures of the ranks of nearest neighbours, and of neighbours across both networks."""
 
 from functools import lru_cache
 
@@ -70,15 +70,15 @@ def split_ranks(shapes, *, k=10, metric="euclidean", samples="flatten"):
 
 
 def cycle_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute the share of examples that are next to one of their neighbours of the other network.
+    """Compute the share of examples that are nearest neighbours in x of their nearest neighbours in y.
 
-    Example i counts if it is one of the k nearest neighbours in x of one of its k nearest neighbours in y.
+    Example i counts if it is one of the k nearest neighbours, in x, of one of its k nearest neighbours in y.
 
     Args and Raises: as for `mutual_knn`.
 
     Returns:
         0-d array in [0, 1]. Near 1 - (1 - k / (n - 1))^k for independent data, thus near 1 from k = 2 sqrt(n) on. An
-        outlier is next to none of its neighbours, so cycle_knn(x, x) may be under 1. Each example that ties for the
+        outlier is no neighbour of its neighbours, so cycle_knn(x, x) may be less than 1. Each example that ties for the
         last place counts as a neighbour. Not symmetric. NaN, invariances and derivatives as for `mutual_knn`.
 
     Reference: Huh et al. 2024, `cycle_knn` of their code.

@@ -28,7 +28,7 @@ def lcs_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, m
     Args and Raises: as for `mutual_knn`.
 
     Returns:
-        0-d array in [0, 1], not over `mutual_knn`. Examples at equal distances are ranked in the order of the examples.
+        0-d array in [0, 1], at most `mutual_knn`. Examples at equal distances are ranked in the order of the examples.
         NaN, symmetry, invariances and derivatives as for `mutual_knn`.
 
     Reference: Huh et al. 2024, `lcs_knn` of their code, which does not divide by k.
@@ -45,7 +45,7 @@ def lcs_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, m
 
 
 def edit_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute 1 less the mean edit distance of the lists of nearest neighbours, divided by k.
+    """Compute 1 minus the mean edit distance of the lists of nearest neighbours, divided by k.
 
     The edit distance (Levenshtein) is the least number of insertions, deletions and substitutions that turn the list of
     an example's k nearest neighbours in x, in the order of their distance, into that in y.
@@ -69,7 +69,7 @@ def edit_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, 
 def split_sequences(shapes, *, k=10, metric="euclidean", samples="flatten", edits=False):
     """Return `lcs_knn` or `edit_knn` as a `SplitMeasure`, by dynamic programming over both lists.
 
-    The score of the first i and the first j items is the length of their longest common subsequence, or i + j less
+    The score of the first i and the first j items is the length of their longest common subsequence, or i + j minus
     their edit distance.
     """
     same, other = (2, 1) if edits else (1, 0)
@@ -116,10 +116,10 @@ def _measure(name, fn, split, title, bias, use):
 MEASURES = (
     _measure(
         *("lcs_knn", lcs_knn, split_sequences, "LCS kNN"),
-        *("grows with k / n, under that of mutual_knn", "as rank_similarity, with equal weights"),
+        *("grows with k / n, less than mutual_knn", "as rank_similarity, with equal weights of all places"),
     ),
     _measure(
         *("edit_knn", edit_knn, partial(split_sequences, edits=True), "edit kNN"),
-        *("grows with k / n, under that of lcs_knn", "as lcs_knn, where places in the lists count"),
+        *("grows with k / n, less than lcs_knn", "as lcs_knn, where places in the lists count"),
     ),
 )

@@ -1,4 +1,4 @@
-"""Agreement of nearest neighbours: which examples each of two networks places next to each other."""
+"""Agreement of the nearest neighbours of examples in two networks."""
 
 from functools import lru_cache, partial
 
@@ -25,13 +25,13 @@ from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, eva
 def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
     """Compute the mean share of common neighbours, (1 / n) sum_i |N_x(i) & N_y(i)| / k.
 
-    N_x(i) are the k examples next to example i in x, without i itself.
+    N_x(i) are the k nearest neighbours of example i in x, without i itself.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
             default float, half precisions float32).
         k: number of neighbours, less than n.
-        metric: distance by which neighbours are nearest: "euclidean"; "cosine", 1 less the cosine of the angle between
+        metric: distance by which neighbours are nearest: "euclidean"; "cosine", 1 minus the cosine of the angle between
             two examples; "correlation", the same after subtracting from each example the mean of its features.
         samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
             `as_matrix`.
@@ -119,8 +119,7 @@ def cknna(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mas
     Raises:
         InputError: as `mutual_knn`.
 
-    Reference: Huh et al. 2024. They subtract <x_i, mean> from K_ij; features are centred here, where this
-    is zero.
+    Reference: Huh et al. 2024. They subtract <x_i, mean> from K_ij, which is zero here, since features are centred.
 
     Example:
         >>> import numpy as np
@@ -267,8 +266,8 @@ MEASURES = (
         split_cknna,
         title="CKNNA",
         cost=_COST,
-        bias="positive: kernel entries of neighbours are",
-        use="between mutual_knn and CKA: k sets how local; the sizes of kernel entries count",
+        bias="positive, since kernel entries of neighbours are",
+        use="between mutual_knn and CKA: the smaller k, the more local; the sizes of kernel entries count",
         zero_channels=True,
         min_examples=LEAST_EXAMPLES,
     ),
@@ -283,7 +282,7 @@ MEASURES = (
         split_second_order,
         title="second-order cosine",
         cost=_COST,
-        bias="large where all cosines are, as of nonnegative features",
+        bias="large if all cosines are, as for nonnegative features",
         use="change of an embedding over time or between seeds",
         zero_channels=True,
         min_examples=LEAST_EXAMPLES,

@@ -1,9 +1,9 @@
 """Sums over pairs of different examples for linear kernels, from features and without the kernels' diagonals.
 
-|X'Y|^2 is a sum over all pairs of examples. Less its diagonal it is the sum over different ones. One huge example makes
-both of the order of the fourth power of its norm, and their difference loses all digits. Here the diagonal is never
-added: examples are processed in blocks, each with all previous ones. The sums of a kernel with itself then have terms
-of one sign only. The sums of all examples (`OffDiagonalSums`) can be merged, translated and scaled.
+|X'Y|^2 is a sum over all pairs of examples; without its diagonal it is the sum over different ones. With one huge
+example both are of the order of the fourth power of its norm, and their difference loses all digits. Here the diagonal
+is never added: examples are processed in blocks, each with all previous ones. The sums of a kernel with itself then
+have terms of one sign only. `OffDiagonalSums` can be merged, translated and scaled.
 """
 
 from itertools import accumulate
@@ -47,7 +47,7 @@ def sums_of(*sides):
     block = min(n, max(_BLOCK, sum(widths) // 4))
     blocks = jnp.pad(z, ((0, -n % block), (0, 0))).reshape(-1, block, sum(widths))
     totals = blocks.sum(1)
-    # Not the total less the block's own sum, which would cancel.
+    # Not the total minus the block's own sum, which would cancel.
     other_totals = _sums_before(totals) + _sums_before(totals[::-1])[::-1]
 
     def step(products_before, rows):
@@ -133,7 +133,7 @@ def scale_sums(sums, by, widths):
 
 
 def centred_products(sums, n, estimator, widths):
-    """Return (S, S): `hsic` of the kernels of the sides with themselves and with each other, times `normalizer`."""
+    """Return (S, S): `hsic` of the kernels of all pairs of sides, times `normalizer`."""
     if estimator == "song":
         rows = jnp.outer(sums.rows / (n - 1), sums.rows / (n - 2))
         return sums.squares - 2 / (n - 2) * sums.row_squares + rows

@@ -25,7 +25,7 @@ TILE_WIDTH = 512  # largest number of rows of a tile's product; wider products a
 TILE_EDGE = 64  # largest number of representations on one side of a tile
 MAX_PRODUCT = 2**24  # largest number of entries of a tile's products (Fourier CCA has one product per frequency)
 MAX_WASTE = 1.25  # largest ratio of computed to requested pairs
-MAX_WASTE_OF_NUMBERS = 2.0  # of pairs whose product is one number: reading them takes longer than the product
+MAX_WASTE_OF_NUMBERS = 2.0  # the same for pairs whose product is one number, which takes less time than reading them
 CHUNK_BYTES = 2**26  # size of the representations that are prepared at once
 
 
@@ -69,7 +69,10 @@ class Block:
 
 
 def prepare(split, representations, memory, devices, size=None):
-    """Return blocks of prepared representations, each with a share of `memory`, and the directions of each or None."""
+    """Return blocks of prepared representations, each within a share of `memory`, and their numbers of directions.
+
+    The second result is None for a measure without `num_directions`.
+    """
     stacks = [_prepare_layer(split, stack, representations, devices, size) for stack in representations.arrays]
     starts = np.cumsum([0, *map(len, representations.arrays)])
     stacks_by_shape = {}
@@ -188,9 +191,9 @@ def _prepare_enlarged(split, representations, block, size, devices):
 
 
 def _block_values(split, a, b, mask, devices, exactly):
-    """Return values for the pairs of two prepared blocks, inaccurate ones again `exactly` where that is true.
+    """Return values for the pairs of two prepared blocks; entries outside of `mask` are arbitrary.
 
-    Entries outside of `mask` are arbitrary.
+    Inaccurate values are computed again where `exactly` is true.
     """
     size = split.product.size(_single_shapes(a), _single_shapes(b))
     downsample = partial(split.product.downsample, size=size)
@@ -220,7 +223,7 @@ def _block_values(split, a, b, mask, devices, exactly):
 
 
 def _single_shapes(prepared):
-    """Return the shapes of one `Prepared` of a batch."""
+    """Return the shapes of one `Prepared` of a block."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), prepared)
 
 

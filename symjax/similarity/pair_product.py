@@ -14,10 +14,10 @@ MOST_LONG_ROWS = 64
 
 
 class Prepared(NamedTuple):
-    """The part of a measure's computation that depends on one representation alone."""
+    """The result of the part of a measure's computation that depends on one representation alone."""
 
     data: Any  # X' as (p, samples), or (p, n, h, w) for maps (or frequencies) whose size may differ between sides
-    aux: Any  # a small pytree, whatever else the measure needs of this side
+    aux: Any  # a small pytree with what else the measure needs of this side
 
 
 class PairProduct(NamedTuple):
@@ -103,4 +103,4 @@ def upsample(data, size):
 
 
 MAP_PRODUCT = PairProduct(smaller_size, downsample, multiply)
-"""Of samples, and of maps that are enlarged by nearest neighbour."""
+"""The product of samples, or of maps that are enlarged by nearest neighbour."""

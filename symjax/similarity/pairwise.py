@@ -24,7 +24,7 @@ from symjax.similarity.pairwise_result import Pairwise
 from symjax.similarity.pairwise_side import PairwiseSide
 
 MAX_SHOWN = 12  # largest number of pairs of layers in a warning
-MAX_VALUES = 2**28  # of one measure, also for layers that a model lacks
+MAX_VALUES = 2**28  # of one measure, with those for layers that a model lacks
 
 
 def pairwise(
@@ -53,10 +53,10 @@ def pairwise(
     distance of a representation from itself is exactly 0. Pairs are distributed over all devices. For a symmetric
     measure each pair is computed once.
 
-    Programs are compiled for padded shapes, so that few of them serve networks of any widths. A user-defined measure
-    without a split form (`Measure.split` is None) is called pair by pair, on one device. Maps
-    whose size does not divide the other side's, such as 8 x 8 and 14 x 14, are enlarged and prepared again for each
-    pair of blocks, which needs as much additional memory. Not differentiable: use the measure's function in a loss.
+    Programs are compiled for padded shapes, so that few of them serve networks of any widths. A measure without a split
+    form (`Measure.split` is None) is called pair by pair, on one device. Maps whose size does not divide the other
+    side's, such as 8 x 8 and 14 x 14, are enlarged and prepared again for each pair of blocks, which needs as much
+    additional memory. Not differentiable: use the measure's function in a loss.
 
     In cca, pwcca and fourier_cca, the default of `rcond` depends on each side's own width after padding.
 

@@ -58,12 +58,12 @@ def measure_options(measures, options):
 
 
 def samples_of_mask(measures, settings):
-    """Return the `samples` by which masked tokens and pixels are reduced, and remove it from the options."""
+    """Return the `samples` by which masked tokens and pixels are reduced; remove it and the mask from the options."""
     values = {}
     for measure in measures:
         parameters = inspect.signature(measure.fn).parameters
         if "mask" not in parameters:
-            raise InputError(f"mask: got one for {measure.name}, which has no such option")
+            raise InputError(f"mask: got one for {measure.name}, which has no such option, expected None")
         settings[measure.name].pop("mask", None)
         values[measure.name] = settings[measure.name].pop("samples", parameters["samples"].default)
     if len(set(values.values())) > 1:
@@ -95,7 +95,7 @@ def model_mask(pairs, a, b):
 
 
 def layer_groups(layers, a, b):
-    """Return pairs of lists of layer indices, of a and of b: each of one list is compared with each of the other."""
+    """Return pairs of lists of layer indices, of a and of b; all layers of one are compared with all of the other."""
     one_of("layers", layers, LAYERS)
     if layers == "all":
         return [(list(range(len(a.layers))), list(range(len(b.layers))))]
@@ -127,9 +127,9 @@ def check_layers(measure, a, b, groups, dtype, options):
 
 
 def _widest(shapes, measure):
-    """Return the shapes to check: of those that differ in their width alone, the widest for measures of the package.
+    """Return the shapes to check; only the widest of those that differ in width alone, for measures of the package.
 
-    These accept any width, and more neurons need more examples.
+    These accept any width, and wider representations need more examples.
     """
     if measure.split is None:
         return shapes

@@ -121,10 +121,7 @@ class PairwiseSide:
         return Representations(stacks, dtype, padded), *map(np.concatenate, index)
 
     def require_in_range(self, dtype, translation_invariant):
-        """Subtract offsets that `dtype` would lose (`subtract_large_offset`).
-
-        Raise an `InputError` for values out of range.
-        """
+        """Subtract large offsets (`subtract_large_offset`); raise an `InputError` for values that exceed `dtype`."""
         for number, (stack, layer_of, model_of) in enumerate(
             zip(self.stacks, self.layer_of, self.model_of, strict=True)
         ):

@@ -1,4 +1,4 @@
-"""Principal component analysis, and projection to the directions that explain a share of the variance."""
+"""Principal component analysis, and the leading directions that explain a share of the variance."""
 
 import math
 from typing import NamedTuple
@@ -108,9 +108,8 @@ def _split_subspace(centred, variance):
 @_split_subspace.defjvp
 def _leading_jvp(primals, tangents):
     (centred, variance), (centred_dot, _) = primals, tangents
-    outputs = first_order_only(
-        _split_subspace(centred, variance), centred
-    )  # no derivative of directions within subspaces
+    # Directions within the subspaces have no derivative.
+    outputs = first_order_only(_split_subspace(centred, variance), centred)
     basis, rest, s, kept = outputs
     gram_dot = matmul(centred_dot.T, matmul(centred, basis)) + matmul(centred.T, matmul(centred_dot, basis))
     gap = s[None, :] ** 2 - s[:, None] ** 2

@@ -1,8 +1,8 @@
-"""Values of a measure after the examples of one side are permuted, from what is prepared once per representation.
+"""Values of a measure for permuted examples of one side, with each representation prepared once.
 
 The permutations are cyclic shifts after random relabellings. For measures that are inner products of kernel matrices,
-the values of all shifts are then one correlation: n / 2 Fourier transforms of length n in place of n^2 operations and
-random reads for each permutation.
+the values of all shifts are one correlation: n / 2 Fourier transforms of length n, instead of n^2 operations and random
+reads for each permutation.
 """
 
 from functools import partial

@@ -17,7 +17,7 @@ LARGEST_SHARE = 0.01  # largest share of the data in directions that are turned 
 def polar(x):
     """Return U V' of x = U S V' (m, d), over the directions with singular values above rounding.
 
-    It is the rotation nearest to x, and zero on the directions that x does not have. The derivative is at constant
+    It is the rotation nearest to x, and zero on directions outside of the span of x. The derivative holds at constant
     rank.
     """
     u, _, vt = _svd(x)
@@ -51,8 +51,8 @@ def uncertain_share(products, x):
 def warn_of_uncertain_directions(share):
     if is_concrete(share) and share > LARGEST_SHARE:
         warn_user(
-            f"{float(share):.1%} of the data are in directions that the rotation maps by rounding, since others have "
-            "far larger products; far outliers may be the reason. jax_enable_x64 shows the effect",
+            f"rounding determines the rotation of directions with {float(share):.1%} of the data, since others have "
+            "far larger products; outliers may be the reason. jax_enable_x64 shows the effect",
             NumericalWarning,
         )
 

@@ -45,12 +45,14 @@ def without_masked(arrays, samples, mask, layout):
 
 
 def cleared(x, mask, layout=None):
-    """Return `x` with masked examples, or positions for a mask of more axes, overwritten by unmasked ones or by 0."""
+    """Return `x` with masked examples (or positions, for a mask of several axes) overwritten by unmasked ones or 0."""
     if mask.ndim > 1 and layout == "nchw":
         xp = np if isinstance(x, np.ndarray) else jnp
         return xp.moveaxis(cleared(xp.moveaxis(x, 1, -1), mask), -1, 1)
     spread = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
-    if isinstance(x, np.ndarray) and isinstance(mask, np.ndarray):  # still unrounded: fill with valid numbers
+    if isinstance(x, np.ndarray) and isinstance(
+        mask, np.ndarray
+    ):  # not yet converted: fill with numbers of the same range
         fill = x[np.unravel_index(mask.argmax(), mask.shape)] if mask.any() else x.dtype.type(0)
         return np.where(spread, x, fill)
     return jnp.where(spread, x, 0)

@@ -91,7 +91,7 @@ def _r_squared(x, y, labels, ridge, count, penalized):
         target = jnp.concatenate([train_y, jnp.zeros((x.shape[1], y.shape[1]), x.dtype)])
         design = augmented(train_x, penalty)
         start = least_squares(design, target)
-        # A second time for the residuals: it removes the effect of the penalty of least squares (iterated Tikhonov).
+        # A second fit, to the residuals, removes the effect of the penalty of least squares (iterated Tikhonov).
         residual = target - matmul(augmented(train_x, penalty if penalized else 0 * penalty), start)
         errors = test_y - matmul(test_x, start + least_squares(design, residual))
         return (errors**2).sum(), (test_y**2).sum()
@@ -101,18 +101,18 @@ def _r_squared(x, y, labels, ridge, count, penalized):
 
 
 def _less_mean(z, training):
-    """Return z less the mean of its training samples: the training samples, and the others, with zeros elsewhere."""
+    """Return z minus the mean of its training samples: the training samples, and the others, with zeros elsewhere."""
     differences = z - (z * training).sum(0)[None] / training.sum()
     return zero_rounding(differences * training, norms(z * training)), differences * (1 - training)
 
 
 def penalty_of(ridge, x):
-    """Return `ridge`, or what acts like rounding if that is more, for x (n, p) with columns of norm up to 1."""
+    """Return `ridge`, at least a penalty at the level of rounding, for x (n, p) with columns of norm up to 1."""
     return jnp.maximum(jnp.asarray(ridge, x.dtype), (8 * float(jnp.finfo(x.dtype).eps)) ** 2 * x.shape[1])
 
 
 def augmented(x, penalty):
-    """Return x (n, p) over sqrt(penalty) I: least squares with it, and zeros under y, is ridge regression."""
+    """Return x (n, p) with sqrt(penalty) I below it; least squares with zeros below y is then ridge regression."""
     return jnp.concatenate([x, jnp.sqrt(penalty) * jnp.eye(x.shape[1], dtype=x.dtype)])
 
 
@@ -141,6 +141,6 @@ MEASURES = (
     _measure(
         "ridge_predictivity",
         partial(linear_predictivity, ridge=0.01),
-        "negative for independent data, less than by least squares",
+        "negative for independent data, closer to 0 than with least squares",
     ),
 )

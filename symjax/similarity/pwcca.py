@@ -72,7 +72,7 @@ def _pwcca(x, y, rcond):
 
 
 def _undetermined(result):
-    """Return whether some, but not all, correlations coincide; then weights depend on the choice of a basis."""
+    """Return whether some but not all correlations coincide, so that weights depend on the choice of a basis."""
     rho, tolerance = result.correlations, _EQUAL_CORRELATIONS * float(jnp.finfo(result.correlations.dtype).eps)
     used = jnp.arange(len(rho), dtype=jnp.int32) < jnp.minimum(result.x_rank, result.y_rank)
     alike = (rho[:-1] - rho[1:] <= tolerance) & used[1:]
@@ -87,7 +87,7 @@ def weighted_mean(result):
 
 
 def _mean(weights, correlations):
-    # By rounding, a weighted mean of numbers up to 1 can exceed 1.
+    # Rounding can make a weighted mean of numbers up to 1 exceed 1.
     return jnp.minimum((weights * correlations).sum() / weights.sum(), 1)
 
 

@@ -70,9 +70,9 @@ def error_bars(
     The interval has the orientation of a percentile interval, not the reversed one of Politis and Romano.
 
     method="bootstrap" draws n examples with replacement (Efron 1979): standard error = sd(t), bias = mean(t) -
-    estimate, and the interval's ends are quantiles of t. It is not the default: an example that is drawn twice is alike
-    in both representations, which counts as agreement, so for many independent neurons the interval lies above the true
-    value. It is adequate for means over examples, such as a covariance.
+    estimate, and the interval's ends are quantiles of t. It is not the default: two copies of an example coincide in
+    both representations, which counts as agreement. With many independent neurons the interval therefore lies above the
+    true value. The bootstrap is adequate for means over examples, such as a covariance.
 
     The interval is for the mean of fn on n examples. For most measures this mean differs from its limit by a bias of
     order 1 / n, which can exceed the width of the interval; for "cka" it is close to 0.
@@ -147,11 +147,11 @@ def error_bars(
 def permutation_test(
     fn, x, y, key, num_permutations=999, *, alternative=None, batch_size=None, samples=None, layout=None, mask=None
 ):
-    """Test whether fn(x, y) exceeds chance: how often a random permutation of the examples of y does as well.
+    """Test whether fn(x, y) exceeds chance, by random permutations of the examples of y.
 
     p = (1 + number of permutations with fn at least as extreme) / (1 + num_permutations). The test is exact: for x and
-    y without a relation, p <= a has probability at most a (Phipson, Smyth 2010; `Permutations` says how these are
-    drawn). Values equal to the estimate up to rounding count as extreme.
+    y without a relation, p <= a has probability at most a (Phipson, Smyth 2010; `Permutations` describes how these
+    are drawn). Values equal to the estimate up to rounding count as extreme.
 
     A measure of `MEASURES` prepares x and y once, and for CKA the values of all permutations are one convolution.
 
@@ -200,7 +200,7 @@ def rounding_of(measure, values):
 
 
 def p_value_of(values, alternative, rounding):
-    """Return p of the first of values (1 + permutations, ...); those that differ by `rounding` count as extreme."""
+    """Return the p value of values[0] among all values (1 + permutations, ...); equal ones up to `rounding` count."""
     sign = 1 if alternative == "greater" else -1
     hits = (~(sign * values[1:] < sign * values[0] - rounding)).sum(0, dtype=jnp.int32)
     return (1 + hits).astype(values.dtype) / len(values)
@@ -243,10 +243,7 @@ def _estimate(fn, x, y):
 
 
 def format_result(result, template):
-    """Format a result's numbers by `template` for `repr`.
-
-    For traced numbers and arrays of results return the shapes.
-    """
+    """Format a result by `template` for `repr`; traced results and arrays of results by their shapes."""
     parts = result._asdict()
     is_concrete_result = all(
         isinstance(part, (jax.Array, np.ndarray, np.generic, float)) and is_concrete(part) for part in result

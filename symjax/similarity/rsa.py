@@ -30,8 +30,8 @@ def rsa(x, y, comparison="spearman", *, metric="correlation", samples="flatten",
             2^-40, are ties); "pearson", their correlation; "cosine", their cosine; "cosine_cov", the cosine d' V^-1 e /
             sqrt(d' V^-1 d e' V^-1 e), where V is the covariance of squared distances between independent examples. The
             last is the cosine of the doubly centred distance matrices.
-        metric: distance of two examples: "correlation", 1 less the correlation of their features; "cosine", 1 less the
-            cosine of their angle; "euclidean"; "sqeuclidean", its square.
+        metric: distance of two examples: "correlation", 1 minus the correlation of their features; "cosine", 1 minus
+            the cosine of their angle; "euclidean"; "sqeuclidean", its square.
         samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
             `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.

@@ -1,4 +1,4 @@
-"""Validation of two sides, arrays or mappings from layers to arrays, whose examples are resampled."""
+"""Check the arguments x and y of functions that resample or permute examples."""
 
 from collections.abc import Mapping
 
@@ -17,15 +17,15 @@ def function_of(measure):
 def checked_sides(measure, x, y, samples, layout, mask, *, min_examples=2, mappings=False):
     """Return both sides as mappings from names of arguments to representations of one dtype.
 
-    With `mappings`, the sides may be mappings from layers to arrays. Tokens and maps are reduced to a vector for each
-    example where `samples` says how.
+    With `mappings`, the sides may be mappings from layers to arrays. If `samples` is given, tokens and maps are reduced
+    to a vector for each example.
     """
     if samples is not None:
         one_of("samples", samples, ("pool", "flatten", "first", "last"))
     elif mask is not None:
         raise InputError("samples: got None with a mask, expected 'pool', 'first' or 'last'")
-    moves = isinstance(measure, Measure) and "translation" in measure.invariances
-    options = {"layout": layout, "translation_invariant": moves, "min_examples": min_examples}
+    translation_invariant = isinstance(measure, Measure) and "translation" in measure.invariances
+    options = {"layout": layout, "translation_invariant": translation_invariant, "min_examples": min_examples}
     sides = []
     for name, side in (("x", x), ("y", y)):
         layers = mappings and isinstance(side, Mapping)
@@ -42,10 +42,10 @@ def checked_sides(measure, x, y, samples, layout, mask, *, min_examples=2, mappi
         return as_matrix(z, name, samples, mask if name in masked else None, **options)
 
     sides = [{name: converted(name, z) for name, z in side.items()} for side in sides]
-    every = {**sides[0], **sides[1]}
-    first = next(iter(every))
-    for name, z in every.items():
-        if len(z) != len(every[first]):
-            raise InputError(f"{name}: got {len(z)} examples, expected as many as in {first}, {len(every[first])}")
-    dtype = jnp.result_type(*every.values())
-    return [{name: on_device_of(every[first], z.astype(dtype)) for name, z in side.items()} for side in sides]
+    by_name = {**sides[0], **sides[1]}
+    first = next(iter(by_name))
+    for name, z in by_name.items():
+        if len(z) != len(by_name[first]):
+            raise InputError(f"{name}: got {len(z)} examples, expected as many as in {first}, {len(by_name[first])}")
+    dtype = jnp.result_type(*by_name.values())
+    return [{name: on_device_of(by_name[first], z.astype(dtype)) for name, z in side.items()} for side in sides]

@@ -51,8 +51,8 @@ def soft_matching(x, y, *, samples="positions", layout=None, mask=None, full_out
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
             default float, half precisions float32).
-        samples: "positions" makes each pixel a sample, after enlarging the smaller map by nearest
-            neighbour; the others as in `as_matrix`.
+        samples: "positions" makes each pixel a sample, after enlarging the smaller map by nearest neighbour; the others
+            as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         full_output: whether to return the plan too.
@@ -131,7 +131,7 @@ def _best_transport(x, y, standardize):
     if standardize:
         (x, x_mean), (y, y_mean) = centre(x), centre(y)
         (x, x_norm), (y, y_norm), means = unit_channels(x), unit_channels(y), (x_mean, y_mean)
-    # Norms of neurons contribute equally to all plans.
+    # The norms contribute equally to all plans, so only inner products matter.
     plan = transport_plan(matmul(x.T, y), x_norm > 0, y_norm > 0)
     transport = Transport(plan, reciprocal(x_norm), y_norm, means[1])
     return _squared_distance(x, y, plan), transport._replace(bias=means[1] - matmul(transport.matrix, means[0]))
@@ -160,8 +160,8 @@ class Neurons(NamedTuple):
     pixels: jax.Array  # (2,), the size of maps whose enlargement increases the distance; otherwise ones
 
 
-SMALL_SHARE = 0.02  # squared distances below this share of the terms that they are the difference of lose a digit
-INACCURATE = -1  # stands for such a distance
+SMALL_SHARE = 0.02  # squared distances below this share of their terms, whose difference they are, lose a digit
+INACCURATE = -1  # marks such a distance
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ class SplitMeasure:
 
     Attributes:
         prepare: prepare(x), the `Prepared` form of a representation; prepare(x, width) if `counts_channels`.
-        finish: finish(X' Y, a.aux, b.aux), the 0-d value, from the product (p, q), or whatever `product` computes.
+        finish: finish(X' Y, a.aux, b.aux), the 0-d value, from the product (p, q), or another result of `product`.
         exact: exact(a, b) of two `Prepared` whose maps have one size: the value again where `finish` has lost digits.
             (A small distance from an inner product near 1 is the root of a difference that cancels.) None if never
             needed.

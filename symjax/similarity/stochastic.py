@@ -25,8 +25,8 @@ def stochastic_shape_distance(x, y, *, covariances=None, alpha=1.0, layout=None)
         (1 / n) sum_i |Q' m_i - k_i|^2 + tr(C_i) + tr(D_i) - 2 tr((D_i^1/2 Q' C_i Q D_i^1/2)^1/2),
 
     with means m_i and covariances C_i of the responses of x to example i, and k_i and D_i those of y. The narrower side
-    is padded with zero channels. Q is found by alternating with rotations of the responses, from that of the means; it
-    is a local minimum (with `alpha` 2 the global one).
+    is padded with zero channels. Q and rotations of the responses are optimized alternately, starting with the best Q
+    for the means. The result is a local minimum (with `alpha` 2 the global one).
 
     Args:
         x, y: maps (n, h, w, c), whose pixels are repeated responses to an example; repeated responses (n, r, c) are
@@ -101,7 +101,7 @@ def _distance(x, y, alpha, *covariances):
     a, b = jnp.sqrt(weights) * a, jnp.sqrt(weights) * b
     inner, rotation = hold_constant(_rotations(lax.stop_gradient(a), lax.stop_gradient(b), start), (a, b))
     turned, aligned = matmul(a, rotation), matmul(inner, b)
-    # `rotation` is 0 on directions that do not matter, which are at right angles to those of `aligned`.
+    # `rotation` is 0 on directions without effect, which are orthogonal to those of `aligned`.
     rest = a - matmul(turned, rotation.T)
     distance = size * safe_sqrt(((turned - aligned) ** 2).sum((1, 2)).mean() + (rest**2).sum((1, 2)).mean())
     return zero_if_equal(distance, a, b)
@@ -125,7 +125,7 @@ def _with_covariance(means, covariance):
 
 
 def _start(x, y):
-    """Return the rotation of means x to y (n, c), completed on directions that they lack."""
+    """Return the best rotation of means x to y (n, c), completed on directions outside of their span."""
     u, _, vt = jnp.linalg.svd(matmul(x.T, y))
     return matmul(u, vt)
 

@@ -1,4 +1,4 @@
-"""The table of all measures."""
+"""The table `MEASURES`."""
 
 from collections.abc import Sequence
 
@@ -31,12 +31,12 @@ def add_measures(measures: Sequence[Measure]) -> None:
         if not isinstance(measure, Measure):
             raise InputError(f"measures: got {short(measure)}, expected a Measure")
         if measure.name in MEASURES:
-            raise InputError(f"measures: {measure.name} is already in the table")
+            raise InputError(f"measures: got the name {measure.name}, which is in MEASURES, expected another one")
         MEASURES[measure.name] = measure
 
 
-def without_twins():
-    """Return the names of `MEASURES` without distances whose similarity is there too, and has the same order."""
+def names_of_different_orders():
+    """Return the names of `MEASURES` without distances that order pairs as a similarity in the table does."""
     return [name for name in MEASURES if name.removesuffix("_distance") not in MEASURES.keys() - {name}]
 
 

@@ -11,13 +11,12 @@ from jax.experimental.buffer_callback import buffer_callback
 def transport_plan(gain, rows, columns, mass=1.0):
     """Return the P >= 0 that maximizes sum P * gain, with equal sums of active rows and of active columns.
 
-    Inactive rows and columns sum to 0. With `mass` under 1 the sums of active ones are upper bounds, and all entries
-    sum to `mass`.
+    Each active row sums to 1 / (number of active rows), columns likewise; inactive ones sum to 0. With `mass` under 1
+    these sums are upper bounds, and all entries sum to `mass`.
 
-    Each active row sums to 1 / (number of active rows), columns likewise. Linear assignment of repeated points where
-    one number divides the other; otherwise a linear program (SciPy's HiGHS, dual simplex; 500 by 512 take 2 s). In both
-    cases P is a vertex: it has fewer nonzero entries than there are rows and columns together (with `mass` under 1 at
-    most as many). No derivative.
+    If one number of points divides the other, this is a linear assignment of repeated points; otherwise it is a linear
+    program (SciPy's HiGHS, dual simplex; 500 by 512 take 2 s). In both cases P is a vertex: it has fewer nonzero
+    entries than there are rows and columns together (with `mass` under 1 at most as many). No derivative.
 
     Args:
         gain: (p, q), floating.

@@ -1,6 +1,6 @@
 """Similarity up to the symmetries of ReLU, permutations and positive scalings of channels (Godfrey et al. 2022).
 
-Dead channels (zero; for the kernel, constant) are ignored. Removing them from the networks would not change the values.
+Dead channels (zero; for the kernel, constant) are ignored: removing them from a network does not change the values.
 """
 
 import math
@@ -38,8 +38,8 @@ REDUCTIONS = ("max", "median")
 def wreath_procrustes(x, y, *, samples="positions", layout=None, mask=None, full_output=False):
     """Compute the G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)`.
 
-    It equals the published 1 - sqrt(d^2 / (4 C)), where d is not divided by sqrt(C), except for dead channels: these
-    count in the published C, and as perfect agreement.
+    It equals the published 1 - sqrt(d^2 / (4 C)), where d is not divided by sqrt(C), except that the published C
+    includes dead channels, which count as perfect agreement.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
@@ -111,8 +111,8 @@ def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
     """Compute G_ReLU-CKA: CKA with the kernel K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
 
     H is x with each channel centred and at unit norm over examples and pixels. The max kernel is not positive
-    semidefinite. Takes 2 n^2 h w c operations per side, as one matrix product per channel, and memory for a few n x n
-    matrices and one copy of x (for the median, and for `MAX_NUMBERS` numbers).
+    semidefinite. Takes 2 n^2 h w c operations per side, one matrix product per channel, and memory for a few n x n
+    matrices and a copy of x; the median also takes memory for `MAX_NUMBERS` numbers.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
@@ -161,9 +161,11 @@ def best_positive_matching(x, y):
     """Return distance and `Matching` of two matrices, whose rows may be rotated."""
     (x, x_norm), (y, y_norm) = unit_channels(x), unit_channels(y)
     matching = positive_matching(matmul(y.T, x), x_norm, y_norm)
-    x_live, y_live = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
-    distance = zero_if_equal(safe_sqrt(matching_residual(x, y, matching.selection) / jnp.maximum(x_live, y_live)), x, y)
-    return jnp.where((x_live == 0) | (y_live == 0), jnp.nan, distance), matching
+    x_count, y_count = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
+    distance = zero_if_equal(
+        safe_sqrt(matching_residual(x, y, matching.selection) / jnp.maximum(x_count, y_count)), x, y
+    )
+    return jnp.where((x_count == 0) | (y_count == 0), jnp.nan, distance), matching
 
 
 @lru_cache(maxsize=64)
@@ -181,15 +183,15 @@ def split_procrustes(shapes, *, samples="positions", similarity=False):
         return Prepared(channels_first(data), norms > 0)
 
     def value(squares, a, b):
-        a_live, b_live = (live.sum().astype(squares.dtype) for live in (a, b))
-        distance = safe_sqrt(squares / jnp.maximum(a_live, b_live))
-        distance = jnp.where((a_live == 0) | (b_live == 0), jnp.nan, distance)
+        a_count, b_count = (nonzero.sum().astype(squares.dtype) for nonzero in (a, b))
+        distance = safe_sqrt(squares / jnp.maximum(a_count, b_count))
+        distance = jnp.where((a_count == 0) | (b_count == 0), jnp.nan, distance)
         return 1 - distance / 2 if similarity else distance
 
     def finish(cross, a, b):
         permutation, _ = assign(cross.T, b, a)
-        num_live = (a.sum() + b.sum()).astype(cross.dtype)
-        return value(num_live - 2 * matched_sum(cross, permutation), a, b)
+        num_nonzero = (a.sum() + b.sum()).astype(cross.dtype)
+        return value(num_nonzero - 2 * matched_sum(cross, permutation), a, b)
 
     def exact(a, b):
         matching = assign(matmul(b.data, a.data.T), b.aux, a.aux)
@@ -242,7 +244,7 @@ MEASURES = (
         _split_similarity,
         "$G_{\\mathrm{ReLU}}$-Procrustes",
         cost="n p once, n p q + p^3 a pair",
-        bias="grows with log(p) / n, and with means, which stay",
+        bias="grows with log(p) / n, and with the means of neurons, which are not subtracted",
         use="single neurons up to the symmetries of ReLU",
     ),
     _distance("wreath_procrustes_distance", wreath_procrustes_distance, 2.0, _RELU_INVARIANCES, split_procrustes),

@@ -1,4 +1,4 @@
-"""The kernel of `wreath_cka`: the maximum, or the median, over channels of the channels' kernels."""
+"""The kernel of `wreath_cka`: the maximum or the median over the kernels of single channels."""
 
 from functools import partial
 
@@ -73,10 +73,7 @@ def _kernel_of_winners_jvp(primals, tangents):
 
 
 def _strips_of_channel(channel):
-    """Return strips of the kernel of one channel (n, pixels).
-
-    -inf for a constant channel, so that no maximum selects it.
-    """
+    """Return strips of the kernel of one channel (n, pixels); -inf if it is constant, so that no maximum selects it."""
     channel, norm = _standardized(channel)
     products = (
         matmul(channel[i : i + _strip_height(len(channel))], channel[i:].T) for i in _strip_starts(len(channel))
@@ -107,7 +104,7 @@ def _map(function, *trees):
 
 
 def _median_kernel(channels):
-    """Return the median over channels that vary; rows of the kernel in blocks, each for all channels at once."""
+    """Return the median over channels that vary, in blocks of rows of the kernel, for all channels at once."""
     channels, norm = lax.map(_standardized, channels)
     count = (norm > 0).sum()
     middle = jnp.stack([(count - 1) // 2, count // 2])

@@ -1,7 +1,7 @@
 """Linear CKA of all examples of all batches in constant memory, equal to that of the whole data for any order.
 
-The state holds sums over pairs of different examples (`off_diagonal`), relative to a point that the first batch fixes.
-It may have any number of sides, which are all compared with each other.
+The state holds sums over pairs of different examples (`off_diagonal`), relative to a point in the first batch. It may
+have any number of sides; all of them are compared with each other.
 """
 
 from functools import partial
@@ -42,7 +42,7 @@ class ExactState(NamedTuple):
     """The state: sums over pairs of different examples."""
 
     # (2,) int32, number of examples; see `stream.count_of`
-    count: jax.Array  # type: ignore[assignment]  # in place of tuple.count, which nobody calls
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     scales: jax.Array  # (sides,), scales of x, y, ...
     shifts: tuple[jax.Array, ...]  # (p,), (q,), ...
     sums: OffDiagonalSums  # of (x - shift) / scale, ...

@@ -45,7 +45,7 @@ class Means(NamedTuple):
     """The state: weighted means of HSIC over batches."""
 
     # (2,) int32, number of examples; see `stream.count_of`
-    count: jax.Array  # type: ignore[assignment]  # in place of tuple.count, which nobody calls
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     scales: jax.Array  # (2,), sizes of x and y; the linear kernel is proportional to their squares
     means: jax.Array  # (3,), means of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
 

@@ -45,7 +45,7 @@ class Moments(NamedTuple):
     """The state: count, means and triangular factors."""
 
     # (2,) int32, number of samples; see `stream.count_of`
-    count: jax.Array  # type: ignore[assignment]  # in place of tuple.count, which nobody calls
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     x: Mean
     y: Mean
     factors: jax.Array  # (LEVELS, D, D), D = d_x + d_y; all their rows together have the Gram matrix Z'Z
@@ -116,7 +116,7 @@ def _means(a, b):
 
 
 def _cascade(moments):
-    """Merge factors that reached `MAX_UPDATES` updates into the next ones."""
+    """Merge each factor that has had `MAX_UPDATES` updates into the next one."""
     factors, num_updates = moments.factors, moments.num_updates
     for level in range(LEVELS - 1):
 

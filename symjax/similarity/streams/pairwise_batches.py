@@ -33,7 +33,7 @@ STREAMS = {
 }
 """{name of another measure: function that returns its stream}."""
 
-_EXAMPLES = 2**15  # so many that only shapes can be wrong
+_EXAMPLES = 2**15  # number of examples in checks of shapes, enough for all measures
 
 
 def pairwise_batches(batches, measure, *, layout=None, **options):
@@ -124,7 +124,7 @@ def _settings(measures, options):
 
 
 def _parts(measure, arrays, states, samples, stream, options):
-    """Return [(state, the pairs of its keys that it is for, arguments of its `values`)]; add new states to `states`.
+    """Return [(state, pairs of its keys to compute, arguments of its `values`)]; add new states to `states`.
 
     `stream` is a `Stream` that is updated for each pair, or the estimator of CKA, or None.
     """

@@ -23,8 +23,8 @@ class Stream(NamedTuple):
         init: init(x, y) -> state without samples. x and y are arrays or `jax.ShapeDtypeStruct`s of a batch; their
             widths, map sizes and dtypes are used, not their numbers of examples.
         update: update(state, x, y, mask=None) -> state with one more batch. Batches may differ in size; each new size
-            is compiled. `mask` is false for padding, where the stream supports it: booleans (n,) for examples, or
-            (n, t) or (n, h, w) for tokens or pixels.
+            is compiled. `mask` is false for padding, if the stream supports it: booleans (n,) for examples, or (n, t)
+            or (n, h, w) for tokens or pixels.
         merge: merge(a, b) -> state of the samples of a and b together. The order of merges and updates matters only for
             rounding.
         finalize: finalize(state) -> the result, as returned by the function of the same name on the whole data.
@@ -42,9 +42,9 @@ class Stream(NamedTuple):
 
 
 def no_samples():
-    """Return a count (2,) int32 of zero.
+    """Return a count (2,) int32 of zero: the number of multiples of 2^30, and the rest.
 
-    Its entries count multiples of 2^30 and of 1: the number of pixels of a large data set can exceed 2^31.
+    The number of pixels of a large data set can exceed 2^31.
     """
     return jnp.zeros(2, jnp.int32)
 
@@ -96,7 +96,7 @@ def samples_of(pair_of, x, y, mask, shifts, unit):
         x, y, mask: the batch, and which of its examples, or of their positions, count; None means all. The others may
             contain anything.
         shifts: arrays (p,) and (q,) of the state, with which the samples must agree.
-        unit: what messages call the columns.
+        unit: the word for columns in messages.
 
     Raises:
         InputError: other widths or dtypes than those of the state; a mask that does not fit.
