@@ -1,9 +1,9 @@
-"""The page of all measures, from their table `symjax.similarity.MEASURES`.
+"""The page of all measures, from the table `symjax.similarity.MEASURES`.
 
     python -m docs.measures > docs/measures.md
 
-A measure without notes of its own has those of the measure whose name its name continues or ends in (cka_distance and
-channel_normalized_cka: cka).
+A measure without notes has those of the measure with which its name begins or ends: cka_distance and
+channel_normalized_cka have those of cka.
 """
 
 import math
@@ -12,18 +12,18 @@ from symjax.similarity import INVARIANCES, MEASURES
 
 INTRODUCTION = """# All measures
 
-`python -m docs.measures > docs/measures.md` writes this page from `symjax.similarity.MEASURES`. The tests check each
-entry: every invariance that is listed holds, and every other one fails.
+`python -m docs.measures > docs/measures.md` writes this page from `symjax.similarity.MEASURES`. Tests check that every
+invariance in the table holds and that every other one fails.
 
-Which one? For networks of any widths, start with `cka`, which depends on the distances between all examples, and
-`mutual_knn`, which depends only on the nearest examples of each. `procrustes_distance` is a metric. `cca` and `svcca`
+Start with `cka`, which depends on the distances between all examples, and `mutual_knn`, which depends only on the
+nearest neighbours of each; both compare networks of any widths. `procrustes_distance` is a metric. `cca` and `svcca`
 ignore the scale of directions and need many more examples than features. The `wreath` measures, `soft_matching` and
 `permutation_procrustes` compare single neurons. Values of different measures cannot be compared, since their bias and
 their spread for independent data differ. `error_bars`, `permutation_test` and `calibrate` take any of them."""
 
 
 def notes(name, field):
-    """Return a note of a measure, or of the measure whose name its name continues or ends in."""
+    """Return a note of a measure, or of the measure with which its name begins or ends."""
     parts = name.split("_")
     shorter = ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
     shorter += ["_".join(parts[start:]) for start in range(1, len(parts))]
@@ -52,18 +52,18 @@ def main():
     headings = [name.replace("_", " ") for name in INVARIANCES]
     print(INTRODUCTION)
     print("\n## Invariances\n")
-    print("The table has a yes where the value does not change if one side is transformed and the other is not.")
-    print(
-        "`symmetric`: the order of the two sides does not matter. `derivative`: `jax.grad` gives a useful gradient.\n"
-    )
+    print('"yes": the value does not change if one side is transformed and the other is not.')
+    print("`symmetric`: the order of the two sides does not matter. `derivative`: `jax.grad` is not zero everywhere.\n")
     print(*(f"- {heading}: {text}" for heading, text in zip(headings, INVARIANCES.values(), strict=True)), sep="\n")
     print()
     print(row("measure", "kind", "range", "symmetric", "derivative", *headings))
     print(row(*["---"] * (5 + len(headings))))
     print(*map(properties, MEASURES.values()), sep="\n")
     print("\n## Cost, bias, use\n")
-    print("Operations are for n examples and p (the other side q) features, once for each network and for each pair in")
-    print("`pairwise`. The bias is the value for independent data.\n")
+    print(
+        "The cost is the number of operations in `pairwise`, once for each network and for each pair, for n examples and"
+    )
+    print("p features (q on the other side). The bias is the value for independent data.\n")
     print(row("measure", "cost", "bias", "when to use", "reference"))
     print(row(*["---"] * 5))
     for name, measure in MEASURES.items():

@@ -156,7 +156,7 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="a zoo folder, expected a stitch folder"):
         hold(tmp_path / "a", kind="stitch")
     (tmp_path / "a" / "config.json").write_text('{"version": 3}')
-    with pytest.raises(InputError, match="not written by symjax"):
+    with pytest.raises(InputError, match="symjax has not written"):
         hold(tmp_path / "a")
     (tmp_path / "a" / "config.json").write_text('{"kind": "zo')
     with pytest.raises(InputError, match=r"config\.json: not a complete JSON file"):
