@@ -60,10 +60,8 @@ def main():
     print(row(*["---"] * (5 + len(headings))))
     print(*map(properties, MEASURES.values()), sep="\n")
     print("\n## Cost, bias, use\n")
-    print(
-        "The cost is the number of operations in `pairwise`, once for each network and for each pair, for n examples and"
-    )
-    print("p features (q on the other side). The bias is the value for independent data.\n")
+    print("The cost is the number of operations of `pairwise`, once for each network and for each pair, for n examples")
+    print("and p features (q on the other side). The bias is the value for independent data.\n")
     print(row("measure", "cost", "bias", "when to use", "reference"))
     print(row(*["---"] * 5))
     for name, measure in MEASURES.items():

@@ -170,7 +170,7 @@ def test_other_folders_are_refused(tmp_path):
     for path in (tmp_path / "c", tmp_path / "c" / "d"):
         with pytest.raises(InputError, match="folder: .* cannot be"):
             hold(path)
-    with pytest.raises(InputError, match=r"not a zoo folder: it has no config\.json"):
+    with pytest.raises(InputError, match=r"has no config\.json, expected a zoo folder"):
         runs.read_config(tmp_path, "zoo")
 
 
