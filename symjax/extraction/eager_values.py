@@ -32,9 +32,8 @@ class TorchValues:
 
     def __init__(self, model: Any, points: Sequence[str] | None, layout: str | None):
         self._model, self._points = model, points
-        self._axes = {None: 4, "nchw": 3, "nhwc": np.inf}[
-            layout
-        ]  # with this many axes or more, channels are the second one
+        # With this many axes or more, channels are the second one.
+        self._axes = {None: 4, "nchw": 3, "nhwc": np.inf}[layout]
         self._torch = sys.modules["torch"]
 
     def __call__(self, batch: Any) -> dict[str, np.ndarray]:

@@ -174,9 +174,8 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
             raise ValueError("not a zip file")
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        if not all(
-            isinstance(array, np.ndarray) for array in arrays.values()
-        ):  # np.load returns other entries as bytes
+        # np.load returns other entries as bytes.
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("it holds more than arrays")
     except (ValueError, EOFError, KeyError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, "npz", error) from None

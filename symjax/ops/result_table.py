@@ -91,8 +91,8 @@ class ResultTable:
         """Return the rows of `requested` for which the table has no row.
 
         Args:
-          requested: a row for each required combination of values of key columns. A column of the key may be absent if
-            rows that differ only in it are always added together.
+          requested: a row for each required combination of values of key columns. Columns of the key may be absent if
+            rows that differ only in these are always added together.
         """
         columns = list(requested.columns)
         existing = pd.MultiIndex.from_frame(self.rows()[columns])

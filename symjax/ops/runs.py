@@ -85,9 +85,7 @@ def _locked(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Itera
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("ab")
     except OSError as error:
-        raise InputError(
-            f"folder: got {folder}, which cannot be written ({error.strerror}), expected another one"
-        ) from None
+        raise _unusable(folder, f"cannot be written ({error.strerror})") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,21 +126,15 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
             except OSError as error:  # the name is too long
                 reason = error.strerror
         if reason:
-            raise InputError(
-                f"folder: got {folder}, which cannot be created ({reason}), expected another one"
-            ) from None
+            raise _unusable(folder, f"cannot be created ({reason})") from None
         return False
     except OSError as error:
-        raise InputError(
-            f"folder: got {folder}, which cannot be read ({error.strerror}), expected another one"
-        ) from None
+        raise _unusable(folder, f"cannot be read ({error.strerror})") from None
     if CONFIG in contents:
         check_config(folder, kind, config)
         return True
     if contents:
-        raise InputError(
-            f"folder: got {folder}, which has contents but no {CONFIG}, expected another one ({_flags(kind)})"
-        )
+        raise _unusable(folder, f"has contents but no {CONFIG}", kind)
     return False
 
 
@@ -176,6 +168,11 @@ def check_config(folder: PathLike, kind: str, config: Mapping[str, Any]) -> None
             f"folder: got {folder}, which belongs to another configuration, expected another folder ({_flags(kind)}); "
             f"or delete this one:{listed}"
         )
+
+
+def _unusable(folder: pathlib.Path, problem: str, kind: str = "") -> InputError:
+    flags = f" ({_flags(kind)})" if kind else ""
+    return InputError(f"folder: got {folder}, which {problem}, expected another one{flags}")
 
 
 def _flags(kind: str) -> str:

@@ -50,9 +50,7 @@ def cleared(x, mask, layout=None):
         xp = np if isinstance(x, np.ndarray) else jnp
         return xp.moveaxis(cleared(xp.moveaxis(x, 1, -1), mask), -1, 1)
     spread = mask.reshape(*mask.shape, *(1,) * (x.ndim - mask.ndim))
-    if isinstance(x, np.ndarray) and isinstance(
-        mask, np.ndarray
-    ):  # not yet converted: fill with numbers of the same range
+    if isinstance(x, np.ndarray) and isinstance(mask, np.ndarray):  # not yet converted: fill with valid numbers
         fill = x[np.unravel_index(mask.argmax(), mask.shape)] if mask.any() else x.dtype.type(0)
         return np.where(spread, x, fill)
     return jnp.where(spread, x, 0)
