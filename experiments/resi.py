@@ -29,7 +29,7 @@ from symjax.checks import integer_fields
 from symjax.errors import InputError, renamed
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable
-from symjax.similarity.table import names_of_different_orders
+from symjax.similarity.table import without_twins
 from symjax.stitching import parse_families
 
 _VISION = (
@@ -74,7 +74,7 @@ class Settings(FeatureSettings):
 
     def all_measures(self) -> list[str]:
         """Return the names of the measures."""
-        return names_of_different_orders() if self.measures == "all" else parse_measures(self.measures)
+        return without_twins() if self.measures == "all" else parse_measures(self.measures)
 
     def families(self) -> str:
         """Return the names of the stitch families."""

@@ -205,7 +205,7 @@ def _padded(*sides):
 
 
 def _with_options(fn, options: Mapping[str, Any]):
-    """Return the function with its options; the same object for the same options, so that it is compiled once."""
+    """Return the function with its options, the same object for the same options, so that it is compiled once."""
     layout = {"layout": "nhwc"} if "layout" in inspect.signature(fn).parameters else {}
     items = tuple(sorted({**options, **layout}.items()))
     return _partial(fn, items) if checks.can_be_key(items) else _partial.__wrapped__(fn, items)
@@ -217,7 +217,7 @@ def _partial(fn, items):
 
 
 def _calibrated(measure, options, sets, names, key, num_permutations, layers) -> tuple[np.ndarray, np.ndarray]:
-    """Return null-calibrated values and p values, (layers a, layers b); NaN without permutations."""
+    """Return null-calibrated values and p values, (layers a, layers b); NaN where there are none."""
     sides = [sets[name] for name in names]
     if not num_permutations:
         return (np.full([len(side) for side in sides], np.nan),) * 2

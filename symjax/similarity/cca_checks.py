@@ -31,7 +31,7 @@ def warn_of_few_examples(samples, x_width, y_width):
 
 
 def warn_of_dropped_directions(x, y, rcond, *dropped):
-    """Warn of directions that the default of `rcond` drops, although they may be more than rounding."""
+    """Warn of directions that the default of `rcond` drops and that may be more than rounding."""
     for name, side, share in zip("xy", (x, y), dropped, strict=True):
         if is_concrete(share) and share > resolve_rcond(None, side) / 8:
             warn_user(

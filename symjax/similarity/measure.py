@@ -42,8 +42,8 @@ class Measure:
             compared and the options of fn. It returns the same object for the same arguments.
         one_map_size: whether fn rejects maps of different sizes by default, since pixels are its samples.
         zero_channels: whether appending zero channels to x or to y does not change the value.
-        counts_channels: whether zero channels change the value, but prepare(x, width) of `split` leaves out those that
-            were appended to the first `width` channels.
+        counts_channels: whether zero channels do change the value, but prepare(x, width) of `split` takes the number of
+            channels before zero channels were appended and leaves these out.
         title: the name in figures; by default `name`.
         differentiable: whether the derivatives are not zero everywhere, as those of counts are.
         ends_at_equal: whether fn(x, x) is the best value: the largest similarity or the distance 0.

@@ -58,12 +58,12 @@ def measure_options(measures, options):
 
 
 def samples_of_mask(measures, settings):
-    """Return the `samples` by which masked tokens and pixels are reduced; remove it and the mask from the options."""
+    """Return the `samples` by which masked tokens and pixels are reduced, and remove it from the options."""
     values = {}
     for measure in measures:
         parameters = inspect.signature(measure.fn).parameters
         if "mask" not in parameters:
-            raise InputError(f"mask: got one for {measure.name}, which has no such option, expected None")
+            raise InputError(f"mask: got one for {measure.name}, which has no such option")
         settings[measure.name].pop("mask", None)
         values[measure.name] = settings[measure.name].pop("samples", parameters["samples"].default)
     if len(set(values.values())) > 1:

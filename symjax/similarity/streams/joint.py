@@ -75,11 +75,11 @@ class JointMoments(JointState):
         return result.values[index[:, None, 0], index[:, None, 1], index[None, :, 0], index[None, :, 1]]
 
     def _data(self, deviations, count):
-        """Return a matrix for each key: few samples with the second moments of all samples, and their means or 0.
+        """Return a matrix for each key: few samples with the means and second moments of all; or means of 0.
 
         With R'R the second moments of deviations, and H a reflection that maps the first unit vector to 1 / sqrt(n),
-        the rows of H (0, R) have mean 0 and the same moments. They are fewer than `count`, but enough for every measure
-        for which `count` is enough.
+        the rows of H (0, R) have mean 0 and the same moments. There are fewer samples than `count`, but so many that no
+        measure finds them too few, unless `count` is too small itself.
         """
         (factor, mean), _, _ = centred_neurons(self._state) if deviations else centred(self._state)
         dtype, factor, mean = np.dtype(factor.dtype), np.asarray(factor, np.float64), np.asarray(mean, np.float64)
