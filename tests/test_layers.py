@@ -159,7 +159,7 @@ def test_batch_norm_in_every_mode(form):
         )
     )
     own_mean, own_var = x.astype(np.float64).mean((0, 1, 2)), x.astype(np.float64).var((0, 1, 2))
-    for mode, keep in {"inference": 1, "batch": 0.9, "train": 0.9, "moments": 0}.items():
+    for mode, keep in {"inference": 1, "train": 0.9, "moments": 0}.items():
         used = (mean, var) if mode == "inference" else (own_mean, own_var)
         out, state = network.apply(member, jnp.asarray(x), mode=mode, with_state=True)
         close(out, (x - used[0]) / np.sqrt(used[1] + 1e-5) * scale + bias, 1e-6)
@@ -167,7 +167,7 @@ def test_batch_norm_in_every_mode(form):
         close(state["norm"]["var"], keep * var + (1 - keep) * own_var, 1e-6)
 
     g, wide, axes = normal(6, 16, 8, 8, 4), x.astype(np.float64), (0, 1, 2)
-    pull = jax.jit(lambda x, g: jax.vjp(lambda x: network.apply(member, x, mode="batch"), x)[1](g)[0])
+    pull = jax.jit(lambda x, g: jax.vjp(lambda x: network.apply(member, x, mode="train"), x)[1](g)[0])
     centred = (wide - wide.mean(axes)) / np.sqrt(wide.var(axes) + 1e-5)
     gain = scale / np.sqrt(wide.var(axes) + 1e-5)
     close(pull(x, g), gain * (g - g.mean(axes) - centred * (g * centred).mean(axes)), 2e-6)

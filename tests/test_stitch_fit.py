@@ -195,7 +195,7 @@ def test_sgd_is_a_plain_loop(family, weight):
     def gradient(matrix, bias, x, labels):
         def loss(matrix, bias):
             features = jnp.einsum("ij,nhwj->nhwi", matrix, network.front(a, x, 0)[0]) + bias
-            logits = network.tail(b, (features,), 0, mode="batch")
+            logits = network.tail(b, (features,), 0, mode="train")
             return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels])
 
         return jax.value_and_grad(loss, (0, 1))(matrix, bias)

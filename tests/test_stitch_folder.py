@@ -162,7 +162,7 @@ def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, c
         assert caught.value.code == 2 and output in err and "--out" in err
     with pytest.raises(SystemExit) as caught:
         command("--families", "full", "--pairs", 1, out=scratch() / "zoo")
-    assert caught.value.code == 2 and "is a zoo folder, expected a stitch folder" in capsys.readouterr().err
+    assert caught.value.code == 2 and "a zoo folder, expected a stitch folder" in capsys.readouterr().err
     assert contents(tmp_path / "a") == before
 
 

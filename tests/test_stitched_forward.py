@@ -110,11 +110,11 @@ def factored(d, r, bias):
     return Stitch(left @ right, offset, (left, right))
 
 
-SOME = [("mcnn", "mixed", "batch", True), ("mcnn", "native", "inference", False), ("mcnn_k", "mixed", "batch", False)]
+SOME = [("mcnn", "mixed", "train", True), ("mcnn", "native", "inference", False), ("mcnn_k", "mixed", "train", False)]
 ALL = [
     (model, method, mode, bias)
     for model, method in (("mcnn", "native"), ("mcnn", "matmul"), ("mcnn", "mixed"), ("mcnn_k", "mixed"))
-    for mode in ("inference", "batch")
+    for mode in ("inference", "train")
     for bias in (False, True)
 ]
 
@@ -171,7 +171,7 @@ def test_factors_in_bfloat16(point, bias):
     images = jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
     carried = jax.jit(lambda member: network.front(member, images, point))(member)
     stitch = factored(16 * (point + 1), 2, bias)
-    run = jax.jit(lambda stitch: stitched_output(network, member, carried, stitch, point, "batch")[0])
+    run = jax.jit(lambda stitch: stitched_output(network, member, carried, stitch, point, "train")[0])
     result, expected = run(stitch), run(stitch._replace(factors=None))
     assert result.dtype == jnp.float32 and apply_stitch(stitch, carried[0]).dtype == jnp.bfloat16
     np.testing.assert_allclose(result, expected, atol=4e-2 * np.abs(expected).max())
