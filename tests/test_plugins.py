@@ -226,7 +226,7 @@ def test_a_measure_is_one_module_with_a_tuple(own):
         np.testing.assert_allclose(pairwise({"layer": x}, given, pairs=[(0, 1)]).to_frame().value, expected, rtol=1e-6)
         np.testing.assert_allclose(error_bars(given, *x, jax.random.key(0), 4).estimate, expected, rtol=1e-6)
     similarity.add_measures([measure])
-    with pytest.raises(InputError, match="measures: overlap is already"):
+    with pytest.raises(InputError, match="measures: got the name overlap, which is in MEASURES"):
         similarity.add_measures([measure])
     table = pairwise({"layer": x}, "overlap").to_frame()
     figure = plots.by_layer(table)
