@@ -30,7 +30,7 @@ class Broden(SegmentedImages):
     are ignored.
 
     Args:
-      folder: with these files, such as broden1_224.
+      folder: the folder of these files, such as broden1_224.
       categories: names of categories; by default those in `CATEGORIES` that the folder has.
       limit: number of images to use, from the first one on; by default all.
       channels: channels of the images: 3, or 1 for grey images.

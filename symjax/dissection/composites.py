@@ -49,10 +49,10 @@ def composites(part: str = "test", count: int = TEST, seed: int = 0) -> tuple[Se
     An image (24 x 24, three channels) has a background texture of two greys, one of scikit-learn's digits in coloured
     ink in one quadrant, and a light stroke in another quadrant. It has one concept of each of five categories:
 
-    * digit and colour, the class of the digit and the colour of the ink; their pixels are the ink.
-    * texture, that of the background; its pixels are those outside of ink and stroke.
-    * stroke, the orientation of the stroke; its pixels are the stroke.
-    * quadrant, the quadrant with the digit; its pixels are the whole quadrant.
+    * digit, its class, and colour, that of its ink; the pixels of both are the ink.
+    * texture, that of the background; its pixels are the background, without ink and stroke.
+    * stroke, its orientation; its pixels are the stroke.
+    * quadrant, the one with the digit; its pixels are the whole quadrant.
 
     Args:
       part: "train" or "test": the part of scikit-learn's digits. No digit occurs in both parts.

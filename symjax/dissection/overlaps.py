@@ -106,5 +106,5 @@ def _counts(name: str, value) -> np.ndarray:
     """Return numbers of pixels as float64."""
     counts = numpy_array(name, value).astype(np.float64)
     if not (np.isfinite(counts).all() and (counts >= 0).all()):
-        raise InputError(f"{name}: has negative, NaN or infinite entries, expected numbers of pixels")
+        raise InputError(f"{name}: got negative, NaN or infinite entries, expected numbers of pixels")
     return counts

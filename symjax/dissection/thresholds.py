@@ -1,4 +1,4 @@
-"""Exact quantiles of activations that are given in batches."""
+"""Exact quantiles of activations that arrive in batches."""
 
 import math
 
@@ -9,7 +9,7 @@ from symjax.errors import InputError
 
 
 class TopQuantile:
-    """The threshold of each unit that a fraction `quantile` of its activations exceeds, from batches.
+    """The threshold of each unit that a fraction `quantile` of its activations exceeds, from batches of activations.
 
     With k = floor(quantile * total), the threshold is the (k + 1)-th largest activation. If no other activation is
     equal to it, k activations are larger, otherwise k or fewer. The result is exact: the k + 1 largest activations of

@@ -12,7 +12,7 @@ from flax import nnx
 
 from symjax.checks import integer, one_of, short
 from symjax.errors import InputError
-from symjax.models.common import LayerNorm, at_least_float32, he, images, truncated_normal
+from symjax.models.common import LayerNorm, at_least_float32, dropout_layer, he, images, truncated_normal
 from symjax.models.registry import register
 from symjax.network.naming import stitch_point
 
@@ -39,10 +39,6 @@ def _number(name: str, value: float, low: float, high: float = 2.0**20) -> None:
         raise InputError(f"{name}: got {short(value)}, expected a number from {low:.4g} to {high:.4g}")
 
 
-def _dropout(rate: float, rngs: nnx.Rngs, broadcast_dims: tuple[int, ...] = ()) -> nnx.Dropout:
-    """Return a dropout layer; without random state if the rate is 0."""
-    return nnx.Dropout(rate, broadcast_dims=broadcast_dims, rngs=rngs if rate else None)
-
 
 class Attention(nnx.Module):
     """Multi-head self-attention of tokens (examples, tokens, channels), with dropout of attention weights."""
@@ -52,7 +48,7 @@ class Attention(nnx.Module):
         shape = (heads, width // heads)
         self.query, self.key, self.value = (linear(width, shape, use_bias=False) for _ in range(3))
         self.out = linear(shape, width, axis=(-2, -1))
-        self.dropout = _dropout(dropout, rngs)
+        self.dropout = dropout_layer(dropout, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         query, key, value = self.query(x), self.key(x), self.value(x)
@@ -62,10 +58,10 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and an MLP with one hidden layer; in training, examples skip either at random (stochastic depth).
+    """Attention and an MLP with one hidden layer; in training, each example skips each at random (stochastic depth).
 
-    "published": y = norm(x + attention(norm(x))), then y + mlp(y), as the published code computes it. "prenorm":
-    y = x + attention(norm(x)), then y + mlp(norm(y)).
+    With `kind` "published", y = norm(x + attention(norm(x))) and the output is y + mlp(y), as in the published code.
+    With "prenorm", y = x + attention(norm(x)) and the output is y + mlp(norm(y)).
     """
 
     def __init__(
@@ -76,7 +72,7 @@ class Block(nnx.Module):
         self.norm1, self.norm2 = LayerNorm(width, rngs=rngs), LayerNorm(width, rngs=rngs)
         self.attention = Attention(width, heads, dropout=attention_dropout, dtype=dtype, rngs=rngs)
         self.expand, self.contract = linear(width, hidden), linear(hidden, width)
-        self.dropout, self.skip = _dropout(dropout, rngs), _dropout(skip, rngs, broadcast_dims=(1, 2))
+        self.dropout, self.skip = dropout_layer(dropout, rngs), dropout_layer(skip, rngs, broadcast_dims=(1, 2))
         self.kind = kind
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -94,7 +90,7 @@ SIZES = {
     14: {"layers": 14, "heads": 6, "mlp_ratio": 3, "width": 384, "conv_ratio": 1 / 6},
 }
 TOKENIZERS = {2: ("3x2",), 4: ("3x2",), 6: ("3x1", "3x2"), 7: ("3x1", "3x2", "7x2"), 14: ("7x2",)}
-"""The published tokenizers of each size, kernel x convolutions; the short name (cct7) means the first one."""
+"""The published tokenizers of each size, as kernel x convolutions; names such as cct7 mean the first one."""
 
 
 def _presets() -> dict[str, dict]:
@@ -115,16 +111,16 @@ class CCT(nnx.Module):
     Args:
         width: channels of a token.
         layers: number of encoder blocks.
-        heads: number of attention heads; `width` must be a multiple of it.
+        heads: number of attention heads, a divisor of `width`.
         mlp_ratio: hidden units of the MLPs, as a multiple of `width`.
         kernel: kernel size of the convolutions of the tokenizer, odd.
-        conv_layers: number of these convolutions.
+        conv_layers: number of convolutions of the tokenizer.
         conv_ratio: channels between these convolutions, as a multiple of `width`.
         positional_embedding: "learnable", "sine" or "none".
         block: "published" or "prenorm", see `Block`.
         dropout: dropout rate after the positions and in the blocks.
         attention_dropout: dropout rate of attention weights.
-        stochastic_depth: rate at which branches of the last block are dropped; linear from 0 at the first block.
+        stochastic_depth: rate at which examples skip branches of the last block; it grows linearly from 0 at the first.
         image_size: height and width of the images.
         channels: channels of the images.
         classes: number of logits.
@@ -183,7 +179,7 @@ class CCT(nnx.Module):
             side = (side - 1) // (2 * stride) + 1  # strides of the convolution and the pool
         if positional_embedding == "learnable":
             self.positions = nnx.Param(truncated_normal(0.2)(rngs.params(), (side, side, width)))
-        self.dropout = _dropout(dropout, rngs)
+        self.dropout = dropout_layer(dropout, rngs)
         self.blocks = nnx.List(
             Block(
                 width, heads, round(mlp_ratio * width), kind=block, dropout=dropout,

@@ -9,18 +9,24 @@ from flax import nnx
 from symjax.checks import short
 from symjax.errors import InputError
 
-# Normal distributions truncated at two standard deviations; the variances hold after truncation.
+# Normal distributions truncated at two standard deviations; Flax scales them so that the truncated ones have the variance.
 he = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # before a ReLU
 glorot = nnx.initializers.variance_scaling(1.0, "fan_avg", "truncated_normal")  # before a sigmoid
 lecun = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # keeps the variance of the input
 
 
 def truncated_normal(deviation: float):
-    """Return a normal initializer, truncated at two standard deviations; `deviation` holds after truncation."""
+    """Return a normal initializer, truncated at two standard deviations, whose values have this standard deviation."""
+    # The divisor is the standard deviation of a standard normal truncated to [-2, 2].
     return nnx.initializers.truncated_normal(deviation / 0.87962566103423978)
 
 
-# No dtype: norms compute and return float32 or wider for inputs of any dtype.
+def dropout_layer(rate: float, rngs: nnx.Rngs, broadcast_dims: tuple[int, ...] = ()) -> nnx.Dropout:
+    """Return a dropout layer; without random state if the rate is 0."""
+    return nnx.Dropout(rate, broadcast_dims=broadcast_dims, rngs=rngs if rate else None)
+
+
+# Without a dtype, norms compute in float32 or wider for inputs of any dtype.
 BatchNorm = partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 LayerNorm = partial(nnx.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 

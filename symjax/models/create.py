@@ -37,7 +37,7 @@ def create(
       image_size: height and width of the images.
       channels: channels of the images.
       classes: number of logits; None if targets are not classes.
-      example: shape and dtype of a batch of other inputs, instead of `image_size` and `channels`.
+      example: shape and dtype of a batch of inputs, which replaces `image_size` and `channels`.
       dtype: dtype of computations; parameters and state are float32.
       options: further options of the model, see `MODELS[name].defaults`.
 
@@ -103,7 +103,7 @@ def _user_model(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Net
         return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
     except Exception as error:  # user code can raise anything
         raise InputError(
-            f"model: got {name}, expected one that builds a model ({type(error).__name__}: {error})"
+            f"model: got {name}, which raises {type(error).__name__}: {error}; expected a function that builds a model"
         ) from error
 
 

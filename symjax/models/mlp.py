@@ -16,8 +16,8 @@ class MLP(nnx.Module):
     """Dense layers with ReLU on flattened images, and a last dense layer. Stitch points are the activations.
 
     Args:
-        width: unit of the numbers of hidden units.
-        multiples: units of each hidden layer as a multiple of `width`; by default three equal layers, as in Ainsworth
+        width: base number of hidden units.
+        multiples: hidden units of each layer as a multiple of `width`; by default three equal layers, as in Ainsworth
             et al. 2023.
         norm: whether batch norm follows each hidden layer, which then has no bias.
         image_size: height and width of the images.

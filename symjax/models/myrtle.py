@@ -17,8 +17,8 @@ from symjax.network.naming import stitch_point
 ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
 INITIALIZERS = {"relu": he, "sigmoid": glorot}
 CONSTANT = {"width": 512, "multiples": (1, 1, 1, 1)}
-# Configuration A of Simonyan and Zisserman 2015 with a single dense layer, as for CIFAR-10. For images of 32 x 32 the
-# global pool includes its last pool.
+# Configuration A of Simonyan and Zisserman 2015 with a single dense layer, as for CIFAR-10. The global pool takes the
+# place of its fifth pool.
 VGG11 = {"multiples": (1, 2, 4, 4, 8, 8, 8, 8), "pools": (2, 2, 1, 2, 1, 2, 1, 1)}
 
 
@@ -41,7 +41,7 @@ class Myrtle(nnx.Module):
     Stitch points are the activations ("relu1", ...), before the pools.
 
     Args:
-        width: unit of the numbers of channels.
+        width: base number of channels.
         multiples: channels of each convolution as a multiple of `width`.
         pools: size of the max pool after each convolution (1: none).
         norm: whether batch norm follows each convolution; otherwise convolutions have a bias.

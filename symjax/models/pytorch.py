@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from symjax.checks import numpy_array
+from symjax.checks import numpy_array, short
 from symjax.errors import InputError
 from symjax.models.cct import CCT, sine_positions
 from symjax.models.myrtle import Myrtle
@@ -18,8 +18,8 @@ from symjax.models.registry import build
 from symjax.models.resnet import ResNet
 
 # For each module: {regular expression of a layer in published code: path of the layer in the module}. The expression
-# matches the full name and kind (conv, norm, linear or parameter), such as "layer1.0.conv1:conv". In the path, "#" is
-# the rank, from 0, of the text that the group "at" matches, sorted by the numbers in it.
+# matches the full name and kind (conv, norm, linear or parameter), such as "layer1.0.conv1:conv". "#" in the path stands
+# for the index of a layer: the texts that the group "at" matches, sorted by their numbers, are counted from 0.
 RESNET_BLOCK = r"(?P<at>(layer\d+\.|block_seq\.)\d+)\."
 CCT_BLOCK = r"classifier\.(?P<at>blocks\.\d+)\."
 RULES: dict[type, dict[str, str]] = {
@@ -100,7 +100,7 @@ def from_pytorch(
             f"model: got a {type(module).__name__}, expected a name of symjax.models.MODELS or one of {names}"
         )
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
-        raise InputError("state_dict: got another type, expected a mapping of names to tensors")
+        raise InputError(f"state_dict: got {short(state_dict)}, expected a mapping of names to tensors")
 
     variables = nnx.to_flat_state(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
     shapes = {".".join(map(str, path)): variable.shape for path, variable in variables}

@@ -10,7 +10,7 @@ from jax import lax
 
 from symjax.checks import flag, integer, one_of, scalar, short
 from symjax.errors import InputError
-from symjax.models.common import at_least_float32
+from symjax.models.common import at_least_float32, dropout_layer
 from symjax.models.registry import register
 from symjax.network.naming import stitch_point
 
@@ -18,27 +18,21 @@ CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "rnn": nnx.SimpleCel
 MAX_LAYERS = 5
 
 
-def _dropout(rate: float, rngs: nnx.Rngs, broadcast_dims: tuple[int, ...] = ()) -> nnx.Dropout:
-    """Return a dropout layer; without random state if the rate is 0."""
-    return nnx.Dropout(rate, broadcast_dims=broadcast_dims, rngs=rngs if rate else None)
-
 
 class Layer(nnx.Module):
     """A Flax cell over time, from a zero state: (examples, length, features) to (examples, length, width)."""
 
     def __init__(self, cell: str, features: int, width: int, *, weight_dropout: float, dtype, rngs: nnx.Rngs):
         self.cell = CELLS[cell](features, width, dtype=dtype, rngs=rngs)
-        self.weight_dropout = _dropout(weight_dropout, rngs)
+        self.weight_dropout = dropout_layer(weight_dropout, rngs)
         self.has_cell_state = cell == "lstm"
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The inputs of all steps are projected in one product, so that the loop only has the recurrent product.
+        # Project the inputs of all steps in one product, so that the loop only computes the recurrent product.
         projected = self.cell.dense_i(x).swapaxes(0, 1)
-        cell = nnx.merge(*nnx.split(self.cell))
+        cell = nnx.merge(*nnx.split(self.cell))  # a copy, since the kernel with dropout replaces its kernel
         cell.dense_i = _identity
-        cell.dense_h.kernel = nnx.Param(
-            self.weight_dropout(cell.dense_h.kernel[...])
-        )  # that of `self.cell` is unchanged
+        cell.dense_h.kernel = nnx.Param(self.weight_dropout(cell.dense_h.kernel[...]))
         graph, weights = nnx.split(cell)
         zeros = jnp.zeros((len(x), self.cell.hidden_features), projected.dtype)
         start = (zeros, zeros) if self.has_cell_state else zeros
@@ -77,7 +71,7 @@ class LanguageModel(nnx.Module):
 
     Dropout follows AWD-LSTM. The masks of `input_dropout` (after the embedding), `dropout` (between layers) and
     `output_dropout` (after the last layer) are equal at all positions of a sequence. `embedding_dropout` drops tokens
-    of the vocabulary and `weight_dropout` recurrent weights, with one mask for a batch.
+    of the vocabulary and `weight_dropout` drops recurrent weights; both have one mask per batch.
 
     Args:
       cell: "lstm", "gru" or "rnn" (tanh).
@@ -120,9 +114,9 @@ class LanguageModel(nnx.Module):
             for before, after in zip([embedding, *widths], widths, strict=False)
         )
         self.decoder = None if tied else nnx.Linear(width, classes, dtype=dtype, rngs=rngs)
-        self.embedding_dropout = _dropout(embedding_dropout, rngs, broadcast_dims=(1,))
+        self.embedding_dropout = dropout_layer(embedding_dropout, rngs, broadcast_dims=(1,))
         locked = [input_dropout, *[dropout] * (layers - 1), output_dropout]
-        self.locked_dropout = nnx.List(_dropout(rate, rngs, broadcast_dims=(1,)) for rate in locked)
+        self.locked_dropout = nnx.List(dropout_layer(rate, rngs, broadcast_dims=(1,)) for rate in locked)
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:

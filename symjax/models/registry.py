@@ -19,8 +19,8 @@ class Model:
     """A named model.
 
     Attributes:
-        build: a function of `rngs` and options, all by keyword, that returns a module, which maps images (examples,
-            height, width, channels) to logits (examples, classes).
+        build: a function of `rngs` and options, all by keyword, that returns a module. The module maps images
+            (examples, height, width, channels) to logits (examples, classes).
         defaults: all options of `build` with their values for this name.
 
     Example:

@@ -91,7 +91,7 @@ class Block(nnx.Module):
 class ResNet(nnx.Module):
     """A 3x3 stem, stages of residual blocks, global mean pool and a dense layer.
 
-    Each stage has twice the channels of the stage before; all stages but the first halve the map in their first block.
+    Each later stage has twice the channels and half the height and width of the stage before.
     Stitch points are "stem" and, for block j of stage i, "blocki.j*" (the branch after its first ReLU) and "blocki.j"
     (the output).
 
@@ -99,7 +99,7 @@ class ResNet(nnx.Module):
         width: channels of the first stage.
         blocks: number of blocks of each stage.
         shortcut: shortcut of blocks that change shape: "pad" (option A, without parameters) or "projection" (option B).
-        residual_relu: whether outputs of blocks are rectified, as published; without, only branches and the stem are
+        residual_relu: whether blocks end with a ReLU, as published; otherwise only the stem and the branches have one
             (Godfrey et al. 2022, section 6).
         norm: the norm after each convolution: "batch", or "layer" (over channels), as in Ainsworth et al. 2023.
         channels: channels of the images.

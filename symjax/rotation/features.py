@@ -142,7 +142,7 @@ class FrontFeatures:
 
     def _train_data(self, split: Split, key) -> TrainData:
         features = jnp.concatenate(list(self._features(split.images, key)))[: len(split)]
-        labels, mean, std = jnp.asarray(split.labels), jnp.float32(0), jnp.float32(1)  # features are not normalised
+        labels, mean, std = jnp.asarray(split.labels), jnp.float32(0), jnp.float32(1)  # features are not normalized
         return replicate(TrainData(features, labels, mean, std, None), self._program.devices)
 
     def _batches(self, split: Split) -> Iterator[Batches]:
@@ -159,9 +159,9 @@ def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_s
     """Return the number of blocks of training images whose features take about `budget` bytes on each device.
 
     It is 1 if the features of training and validation images fit together, otherwise 2 or more. A block has at least
-    one training batch, and it must fit together with a copy of itself while it is assembled. The number depends on the
-    number of images and not on that of devices, so that results do not depend on the devices. Validation images fill
-    whole batches, which takes slightly more than `budget`.
+    one training batch, and it must fit together with a copy of itself while it is assembled. The number, and so the
+    results, do not depend on the number of devices. The last batch of validation images is padded, which can take
+    slightly more than `budget`.
     """
     size = program.bytes_per_image(dataset)
     if (len(dataset.train) + len(dataset.validation)) * size <= budget:

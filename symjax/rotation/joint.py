@@ -47,7 +47,7 @@ class JointRetraining:
         if plan.recipe.epochs * blocks >= 10**6:
             epochs = plan.recipe.epochs
             raise InputError(f"budget: got {epochs} epochs of {blocks} blocks, expected under a million blocks in all")
-        # The loop takes a block for an epoch, so that the schedule of the step size covers the whole run.
+        # `train_epoch` trains on one block, so the schedule of the learning rate has an epoch for each block.
         recipe = dataclasses.replace(plan.recipe, epochs=plan.recipe.epochs * blocks, flip=False, translate=0)
         self._optimizer = optimizer(recipe, len(dataset.train) // blocks // recipe.batch_size)
         lift = partial(over_members, execution=plan.execution, devices=devices)

@@ -8,7 +8,7 @@ UnitGroups = dict[tuple[str, tuple[str, ...]], list[tuple[int, list[RotationCase
 
 
 def split_units(units: list[Unit], parts: int) -> list[Unit]:
-    """Return `parts` units or more, by dividing the cases of units if there are fewer and the cases suffice."""
+    """Divide the cases of units until there are at least `parts` units, or until each unit has a single case."""
     cuts, most = -(-parts // max(1, len(units))), max((len(unit[3]) for unit in units), default=0)
     while cuts < most and sum(min(cuts, len(unit[3])) for unit in units) < parts:
         cuts += 1

@@ -81,7 +81,7 @@ class Retraining:
         self.programs = [program for group in groups_of_fronts for program in self._programs_in_limit(*group)]
 
     def _programs_in_limit(self, fronts: list[FrontProgram], blocks: int) -> list[JointRetraining]:
-        """Return programs of these points, which are halved until a device holds one case of each program."""
+        """Return programs for these points; the points are halved until a device holds one case of each program."""
         program = JointRetraining(self.plan, fronts, blocks, self._dataset, self._devices)
         if self._limit is None:
             return [program]

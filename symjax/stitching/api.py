@@ -26,7 +26,7 @@ from symjax.stitching.plan import FitConfig, Plan
 from symjax.stitching.results import numerical_warnings
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import check_plan, run_pair
-from symjax.training.custom import EXAMPLES, check_functions
+from symjax.training.custom import CHECK_BATCH, check_functions
 from symjax.training.loop import tree_types
 
 PyTree = Any
@@ -188,7 +188,7 @@ def stitch(
         dataset = build(source, validation=validation, train_size=None, test_size=None, seed=seed)
     check_plan(plan, dataset)
     outputs = [_outputs(net, dataset) for net in (network, network_b)]
-    targets = jax.ShapeDtypeStruct((EXAMPLES, *dataset.train.labels.shape[1:]), dataset.train.labels.dtype)
+    targets = jax.ShapeDtypeStruct((CHECK_BATCH, *dataset.train.labels.shape[1:]), dataset.train.labels.dtype)
     classes = _num_classes(source)
     check_functions(loss, metric, network_b, outputs[1], targets, classes)
     if compared:
@@ -281,13 +281,13 @@ def _renamed_data(prefix: str = ""):
 
 
 def _outputs(network: Network, dataset: Dataset) -> PyTree:
-    """Return shapes and dtypes of the outputs for `EXAMPLES` inputs; raise an InputError if the inputs do not fit."""
+    """Return shapes and dtypes of the outputs for `CHECK_BATCH` inputs; raise an InputError if the inputs do not fit."""
     leaves, inputs = jax.tree.leaves(network.example), dataset.train.images
     fits = len(leaves) == 1 and leaves[0].shape[1:] == inputs.shape[1:]
     if not fits or np.issubdtype(leaves[0].dtype, np.integer) != np.issubdtype(inputs.dtype, np.integer):
         expected = f"{described(network.example, 'n')} as in the example of {network.name}"
         raise InputError(f"train: got inputs {described(inputs, 'n')}, expected {expected}")
-    x = jax.ShapeDtypeStruct((EXAMPLES, *inputs.shape[1:]), inputs.dtype)
+    x = jax.ShapeDtypeStruct((CHECK_BATCH, *inputs.shape[1:]), inputs.dtype)
     return jax.eval_shape(network.apply, network.shapes, x)
 
 

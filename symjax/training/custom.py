@@ -15,7 +15,7 @@ from symjax.training.loop import apply_gradients, tree_types
 from symjax.training.recipe import Recipe, optimizer
 
 PyTree = Any
-EXAMPLES = 7  # the batch size of checks; it is rarely a width, so that functions that confuse axes fail
+CHECK_BATCH = 7  # the batch size of checks; few widths equal it, so that functions that confuse axes fail
 
 
 def check_task(recipe: Recipe, network: Network, example: PyTree, targets: jax.ShapeDtypeStruct, classes: int | None):

@@ -55,7 +55,7 @@ def total_score(
     """
     total = jnp.sum((metric or accuracy_scores)(outputs, targets).astype(mask.dtype) * mask)
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)]
-    return jnp.where(jnp.stack(finite).all(), total, jnp.nan)  # padding repeats an example
+    return jnp.where(jnp.stack(finite).all(), total, jnp.nan)  # padding counts too: it repeats an example
 
 
 def accuracy(
@@ -85,7 +85,7 @@ def accuracy(
 
 
 def percent(shares, count: int) -> np.ndarray:
-    """Return shares of `count` examples in percent, without the rounding errors of float32, so that equality holds."""
+    """Return float32 shares k / count in percent, rounded to integer k, so that equal shares compare equal."""
     return 100 * np.rint(np.asarray(shares, np.float64) * count) / count
 
 
@@ -94,8 +94,8 @@ def pool_moments(stats_per_batch):
 
     Args:
       stats_per_batch: a state whose leaves have a leading axis over batches, as returned in `mode="moments"`. Dicts of
-        "mean" and "var" are batch statistics. Other leaves of floats are averaged, and the last entry is taken of the
-        rest.
+        "mean" and "var" are batch statistics. Other leaves of floats are averaged; of all others the last entry is
+        taken.
 
     Returns:
       The state without that axis, as NumPy or JAX arrays like the leaves.

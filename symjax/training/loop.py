@@ -102,11 +102,11 @@ def train_epoch(
       recipe: the settings of the training; `flip` and `translate` must not be None here.
       state: the state of the member.
       data: the data that all members share; without validation images the member is not validated.
-      frozen: the number of points up to which the network is not trained (static; see `train_step`).
+      frozen: the network up to this stitch point, counted from 1, is not trained (static; see `train_step`).
 
     Returns:
-      The next state, and metrics in [0, 1]: `loss` and `accuracy`, the means over the training batches at their steps,
-      and `validation_accuracy`. With a `metric` in the recipe, accuracies are means of its scores.
+      The next state, and metrics: `loss` and `accuracy`, the means over the training batches, each before its update,
+      and `validation_accuracy`. Accuracies are in [0, 1]; with a `metric` in the recipe they are means of its scores.
 
     Raises:
       InputError: `frozen` is not an integer from 0 to the number of points, or there are fewer images than a batch has.
@@ -134,7 +134,7 @@ def train_epoch(
     tx = optimizer(recipe, steps_per_epoch)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.epoch)
     order_key, augment_key = jax.random.split(key)
-    drop_key = jax.random.fold_in(key, 2)  # a split into three would change the other two keys
+    drop_key = jax.random.fold_in(key, 2)  # splitting into three would change the other two keys
     order = epoch_indices(order_key, data.images.shape[0], recipe.batch_size)
 
     def step(carry, inputs):
@@ -177,8 +177,8 @@ def train_step(
     `loss` and `metric` are those of `Recipe`; with a metric its mean score replaces the accuracy. `key` is for random
     operations of the network.
 
-    Parameters that the front up to the stitch point number `frozen` reads stay unchanged: the front runs in inference
-    mode, so that its features are fixed, and costs only a forward pass, without gradients and updates.
+    With `frozen` > 0 the front, which ends at the stitch point of this number, counted from 1, is not trained. It runs
+    in inference mode, so that its features are fixed, and costs only a forward pass.
     """
     fixed: frozenset[str] = frozenset()
     run = partial(network.apply, x=images)

@@ -32,14 +32,14 @@ class Recipe:
       flip, translate: the augmentation, see `symjax.data.augment`. None: the setting of the data set (`Dataset.flip`),
         which `symjax.zoo.train` substitutes; data sets of your own are not augmented by default.
       optimizer: "adam"; "adamw", with decoupled weight decay: kernels shrink by the learning rate times the decay; an
-        `optax.GradientTransformation`; or a function from the number of steps per epoch to one. An optax optimizer has
-        its own learning rate and decay, so those of the recipe must have their defaults.
+        `optax.GradientTransformation`; or a function of the number of steps per epoch that returns one. With an optax
+        optimizer, `learning_rate`, `weight_decay`, `schedule` and `warmup` must have their defaults.
       schedule: "halving" as above, or "cosine" to zero at the end of the training.
       warmup: the share of the training during which the learning rate increases linearly to that of the schedule.
       loss: a function of outputs and targets of a batch that returns the scalar to minimize, a mean over examples.
         None: the cross-entropy of integer classes (`symjax.training.cross_entropy`).
       metric: a function of outputs and targets of a batch that returns a score per example, (examples,). The mean
-        score replaces the accuracy in all results. None: whether the largest logit is at the class
+        score replaces the accuracy in all results. None: 1 if the largest logit is that of the class, else 0
         (`symjax.training.accuracy_scores`).
 
     Raises:
@@ -99,7 +99,7 @@ class Recipe:
 
     @property
     def functions(self) -> dict[str, Any]:
-        """The loss, metric and optimizer that the caller gives, by name."""
+        """The caller's loss, metric and optimizer, by name."""
         values = {name: getattr(self, name) for name in FUNCTIONS}
         return {name: value for name, value in values.items() if value is not None and not isinstance(value, str)}
 
@@ -130,8 +130,7 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
 
 def _halving(learning_rate: float, total: int) -> optax.Schedule:
     """Return a schedule that halves the rate after each quarter of all steps."""
-    # Step t is in quarter 4 * t // total. In very short runs several quarters can start at one step, whose factors
-    # multiply.
+    # Step t is in quarter 4 * t // total. In very short runs several quarters start at one step; their factors multiply.
     halvings: dict[int, float] = {}
     for quarter in (1, 2, 3):
         step = -(-total * quarter // 4)

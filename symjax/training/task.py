@@ -1,4 +1,4 @@
-"""The default loss and metric: those of classification, of examples or of each position in them."""
+"""The default loss and metric: classification of examples, or of each position in them."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,9 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def accuracy_scores(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return 1 for each example whose largest logit is at its class, else 0: (examples,), float32.
+    """Return 1 for each example whose largest logit is that of its class, else 0: (examples,), float32.
 
-    With a class for each position, targets (examples, ...), it is the share of the positions.
+    If each position has a class, with targets (examples, ...), the score is the share of such positions.
     """
     correct = (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)
     return correct.mean(axis=tuple(range(1, correct.ndim)))

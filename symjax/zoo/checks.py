@@ -1,4 +1,4 @@
-"""Whether the members of a zoo can be trained on a data set."""
+"""Check that the members of a zoo can be trained on a data set."""
 
 from collections.abc import Iterable
 
@@ -31,7 +31,7 @@ def check_rule(
     devices: int,
     max_device_memory: float | None,
 ) -> None:
-    """Raise an InputError if the configuration has a rule of a freeze schedule and members cannot train together."""
+    """Raise an InputError if the configuration has a freeze rule and the members cannot train together."""
     if config.rule is None:
         return
     seeds, expected = sorted(seeds), list(config.rule.seeds)

@@ -1,4 +1,4 @@
-"""The configuration of a zoo: all that its members depend on, except their seeds."""
+"""The configuration of a zoo: everything on which its members depend, except their seeds."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from symjax.network.structure import structure
 from symjax.ops import files
 from symjax.spelling import described, listed
 from symjax.training import Recipe
-from symjax.training.custom import EXAMPLES, check_task, fingerprints
+from symjax.training.custom import CHECK_BATCH, check_task, fingerprints
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """The dtypes of activations by name; parameters, statistics and logits are float32 in any case."""
@@ -209,7 +209,7 @@ class ZooConfig:
 
     def check_for(self, shapes: Mapping[str, Any]) -> None:
         """Raise an InputError unless the model can be trained by the recipe on inputs and targets of these shapes."""
-        count = EXAMPLES if self.recipe.functions else 2
+        count = CHECK_BATCH if self.recipe.functions else 2
         network, example = self.network_for(shapes), example_of(shapes, count)
         check_task(self.recipe, network, example, targets_of(shapes, count), shapes["classes"])
 

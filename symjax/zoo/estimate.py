@@ -25,13 +25,13 @@ from symjax.zoo.saturation import comparison_images
 from symjax.zoo.stored import StoredMember, abstract_state
 
 REHEARSAL_STEPS = 8
-REHEARSAL_BYTES = 2**31  # on each device, roughly; a rehearsal that would need more is of fewer members, or of none
+REHEARSAL_BYTES = 2**31  # approximate limit on each device; members that exceed it do not take part in the rehearsal
 
 
 def remaining_epochs(
     folder: str | pathlib.Path, seeds: Iterable[int], epochs: int, keep: Iterable[int] = ()
 ) -> dict[int, range]:
-    """Return the epochs, from 0, that unfinished members of a zoo folder are still to be trained, by seed.
+    """Return the remaining epochs of each unfinished member of a zoo folder, counted from 0, by seed.
 
     The folder need not exist.
 
@@ -43,9 +43,10 @@ def remaining_epochs(
 
 
 def training_flops(config: ZooConfig, dataset: Dataset, epochs: Iterable[int]) -> float:
-    """Return the floating-point operations of these epochs of a member, as in `epoch_flops`, with its frozen layers.
+    """Return the floating-point operations of these epochs of a member, see `epoch_flops`.
 
-    With a rule it is an upper bound, for which no layer is frozen and layers are compared after each epoch.
+    Frozen layers cost less. With a rule the result is an upper bound: no layer is frozen, and all are compared after
+    each epoch.
     """
     counts = Counter(config.frozen(epoch) for epoch in epochs)
     comparisons = 0.0 if config.rule is None else counts.total() * comparison_flops(config, config.rule, dataset)

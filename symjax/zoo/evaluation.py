@@ -57,7 +57,7 @@ def test_accuracy(
     return evaluate(zoo.network, zoo.members, split, dataset.mean, dataset.std, **options)
 
 
-vars(test_accuracy)["__test__"] = False  # pytest collects what is called test_* wherever it is imported
+vars(test_accuracy)["__test__"] = False  # otherwise pytest collects it as a test in every module that imports it
 
 
 def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None, max_device_memory=None):
@@ -167,7 +167,7 @@ def _evaluation_program(
     per_member_labels: bool,
     metric: Callable | None,
 ) -> memory.MemberProgram:
-    """Return the same for inputs and targets of shapes (steps, batch, ...); cached."""
+    """Return `evaluation_program` for inputs and targets of shapes (steps, batch, ...); cached."""
 
     def accuracy_of(item, shared):
         batches, mean, std = shared

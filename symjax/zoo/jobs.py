@@ -27,7 +27,7 @@ from symjax.zoo.evaluation import EVALUATION_BATCH
 from symjax.zoo.saturation import FreezeScheduler
 from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state
 
-SAVING_SHARE = 0.05  # of the time, at most
+SAVING_SHARE = 0.05  # the largest share of the time that is spent saving
 
 
 @dataclass(eq=False)
@@ -91,8 +91,8 @@ def train_jobs(
     """Train members together to the last epoch; all start after the same number of epochs.
 
     Members are saved after each epoch of `keep`, after the last epoch, and at the intervals of `save_every_seconds`.
-    Layers are frozen by the schedule of the configuration, or by the `scheduler` if it has a rule. An interruption ends
-    the training at once, after the members are saved as they were after the last complete epoch.
+    Layers are frozen by the schedule of the configuration, or by the `scheduler` if it has a rule. An interruption
+    discards the running epoch, saves the members as of the last complete epoch, and ends the training.
     """
     start, last = jobs[0].start, config.recipe.epochs
     shared = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
@@ -109,7 +109,7 @@ def train_jobs(
             job.state = None
         saved, interval = time.monotonic(), save_every_seconds
         for epoch in range(start, last):
-            if scheduler is not None:  # before the states are saved, from which a resumed run continues
+            if scheduler is not None:  # before states are saved, so that a run that resumes from them has the decision
                 scheduler.update([job.stored.seed for job in jobs], states.member, epoch)
             if epoch in keep or (epoch > start and time.monotonic() - saved >= interval):
                 begin = time.monotonic()
@@ -121,7 +121,7 @@ def train_jobs(
             frozen = config.frozen(epoch) if scheduler is None else scheduler.frozen(epoch)
             program = epochs_program(network, config.recipe, execution, devices, frozen, per_member_labels)
             after, metrics = program((states, labels) if per_member_labels else states, shared)
-            if not _wait(metrics, interrupted):  # this epoch is lost
+            if not _wait(metrics, interrupted):
                 break
             states, metrics = after, jax.device_get(metrics)
             for i, job in enumerate(jobs):
@@ -209,7 +209,7 @@ def training_program(
 def _training_program(
     config: ZooConfig, network: Network, leaves, structure, execution: Execution, per_member_labels: bool
 ) -> MemberProgram:
-    """Cached, so that zoos which differ in labels and schedules only are compiled once."""
+    """Return `training_program`; cached, so that zoos that differ only in labels and schedules are compiled once."""
     shared = jax.tree.unflatten(structure, leaves)
     state = abstract_state(config, network, len(shared.images))
     member = (state, shared.labels) if per_member_labels else state
@@ -218,6 +218,6 @@ def _training_program(
 
 @lru_cache
 def creation(network: Network, recipe: Recipe, steps_per_epoch: int):
-    """Return `create_state` of a seed, cached, and compiled without optimization: on a CPU LLVM would take long."""
+    """Return `create_state` as a function of a seed; cached, and compiled without LLVM's slow optimization."""
     create = partial(create_state, network, recipe, steps_per_epoch)
     return jax.jit(create, compiler_options=compiler_options(effort=0))

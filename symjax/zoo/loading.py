@@ -35,7 +35,7 @@ class Zoo:
       members: parameters and statistics as NumPy arrays with a leading axis over members, in the order of `seeds`.
       metrics: one row per seed and epoch: seed, epoch (from 1), loss, accuracy and validation_accuracy (in [0, 1]; the
         mean scores of another metric of `config.recipe`).
-      freeze: the schedule of freeze training, from `config` or as its rule has decided.
+      freeze: the schedule of freeze training, from `config` or decided by its rule.
     """
 
     config: ZooConfig
@@ -63,7 +63,7 @@ class Zoo:
         """Seeds of the members with parameters or statistics that are not finite."""
         leaves = [np.asarray(leaf).reshape(len(self), -1) for leaf in jax.tree.leaves(self.members)]
         finite = np.all([np.isfinite(leaf).all(axis=1) for leaf in leaves], axis=0)
-        return tuple(seed for seed, whole in zip(self.seeds, finite, strict=True) if not whole)
+        return tuple(seed for seed, is_finite in zip(self.seeds, finite, strict=True) if not is_finite)
 
     @property
     def validation_accuracy(self) -> np.ndarray:
@@ -88,8 +88,8 @@ def load(
     Args:
       folder: the zoo folder.
       seeds: the seeds of the members.
-      epoch: the number of epochs after which the members are loaded, 0 for the initial networks; by default all. Other
-        epochs must be in `keep` of `train`; then the members need not be finished.
+      epoch: the number of epochs after which the members are loaded, 0 for the initial networks; by default the last.
+        Any other must be in `keep` of `train`; members need not be finished then.
       execution: how members run; by default the one for this backend.
       network: for a zoo that was trained from a `Network`, the same network or one that computes the same function.
       loss, metric, optimizer: the functions with which the zoo was trained, likewise.
@@ -98,8 +98,8 @@ def load(
       The `Zoo`, with parameters and statistics as NumPy arrays.
 
     Raises:
-      InputError: no zoo, a seed that is missing or not finished, an epoch without a checkpoint, a damaged checkpoint,
-        or a network or function that is not the one of training.
+      InputError: the folder holds no zoo; a member is missing or not finished; an epoch has no checkpoint; a checkpoint
+        is damaged; the network or a function is not the one of training.
 
     Example:
       >>> import tempfile
@@ -221,9 +221,9 @@ class ZooFolder:
         for name in names:
             if (user_code.get(name) is None) == (name in needed):
                 given, expected = (
-                    ("none", f"load(..., {name}=), the one") if name in needed else ("one", "none, unlike that")
+                    ("none", f"load(..., {name}=), the one with which") if name in needed else ("one", "none, as when")
                 )
-                raise InputError(f"{name}: got {given}, expected {expected} with which {self.path} was trained")
+                raise InputError(f"{name}: got {given}, expected {expected} {self.path} was trained")
 
     def load(self, seeds: Iterable[int] | None = None, epoch: int | None = None) -> Zoo:
         """Return members after `epoch` epochs, by default at the end; warn of members whose loss is NaN."""

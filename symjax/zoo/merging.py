@@ -15,7 +15,7 @@ from symjax.zoo.stored import StoredMember, add_snapshot_epochs, reason, snapsho
 
 
 def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[int, int]]:
-    """Copy the members of `folders` to the zoo folder `out`; of several with one seed, the one with most epochs.
+    """Copy the members of `folders` to the zoo folder `out`; of those with equal seeds, the one with most epochs.
 
     Returns:
       The seeds of finished members, and the completed epochs of the others by seed.
@@ -48,8 +48,8 @@ def _merge(source: StoredMember, target: StoredMember, like: TrainState) -> None
             new += [epoch] if epoch >= done or epoch in snapshots else []
         elif not _equal(state, target.restore(like, epoch)) or not metrics.equals(target.metrics(epoch)):
             raise InputError(
-                f"folders: {source.folder} and {target.folder} are of one seed and differ; leave one out, or delete "
-                "one of them"
+                f"folders: got different members of one seed, {source.folder} and {target.folder}, expected equal ones; "
+                "leave one out, or delete one of them"
             )
     if not new:
         return

@@ -57,7 +57,7 @@ class StoredMember:
         self.folder, self.seed = zoo_folder / f"member-{seed}", seed
 
     def epochs(self) -> list[int]:
-        """Return the epochs of all checkpoints, ascending. A checkpoint has its name only when it is complete."""
+        """Return the epochs of all complete checkpoints, ascending; incomplete ones have other names."""
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
         return sorted(int(name.removeprefix("epoch-")) for name in names if re.fullmatch(r"epoch-\d{5,}", name))
 
@@ -227,7 +227,7 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet_failure():
-    """Suppress what Orbax logs and what its threads print after a failure; the error says all of it."""
+    """Suppress what Orbax logs and what its threads print after a failure; the exception contains all of it."""
     hook, log = sys.unraisablehook, logging.getLogger("absl")
     disabled, log.disabled = log.disabled, True
     sys.unraisablehook = lambda args: None if "loop is closed" in str(args.exc_value) else hook(args)

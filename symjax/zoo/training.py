@@ -114,7 +114,7 @@ def train(
     with contextlib.ExitStack() as stack:
         if folder is None:
             if hosts.count() > 1:
-                raise InputError("folder: got none; the processes of a job share the folder of a zoo, expected one")
+                raise InputError("folder: got none, expected one, which the processes of a job share")
             folder = stack.enter_context(tempfile.TemporaryDirectory())
         (zoo,) = train_together(
             [Group(config, seeds, folder)],
@@ -249,9 +249,9 @@ def train_together(
             size = len(devices) * program.memory.max_members(max_device_memory)
         kept = {epoch for group in groups for epoch in snapshot_epochs(group.path)}
         start = operator.attrgetter("start")
-        for _, equal in itertools.groupby(sorted(jobs, key=start), key=start):
-            equal = list(equal)
-            for part in (equal[i : i + size] for i in range(0, len(equal), size)):
+        for _, iterator in itertools.groupby(sorted(jobs, key=start), key=start):
+            equal_start = list(iterator)
+            for part in (equal_start[i : i + size] for i in range(0, len(equal_start), size)):
                 train_jobs(
                     config, network, dataset, part, execution, devices, progress, save_every_seconds, kept, scheduler
                 )
