@@ -215,7 +215,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
             ["--families", "nosuch"],
             ["families: got 'nosuch', expected one of", "identity", "birkhoff", "rank1", "softsort"],
         ),
-        (["--families", ""], ["families: none given"]),
+        (["--families", ""], ["families: got none"]),
         (
             ["--families", "full,lasso:-1"],
             ["families: got 'lasso:-1'", "weight: got -1.0, expected a positive number"],

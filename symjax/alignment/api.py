@@ -38,10 +38,10 @@ def match(
 
     `network.symmetry(a, x).act(b, element)` is the aligned network: it computes the function of b.
 
-    Let bal(a) be the parameters of least norm among all that the group's scales make of a (`symjax.alignment.balance`;
-    for "permutation" a itself). The objective is |bal(a) - k bal(b)|^2 over the trained parameters that hold channels
-    of the symmetry, and over permutations k (for "largest" also signs and rotations). The element is that of bal(b),
-    then k, then the inverse of that of bal(a). So neither the alignment nor the loss on a line between a and the
+    Let bal(a) be the parameters of least norm that the group's scales make of a (`symjax.alignment.balance`; for
+    "permutation" a itself). The objective is |bal(a) - k bal(b)|^2 over the trained parameters that hold channels of
+    the symmetry, minimized over permutations k (for "largest" also signs and rotations). The element balances b, then
+    applies k, then inverts the balancing of a. So neither the alignment nor the loss on a line between a and the
     aligned b depends on how the scales of a and b were chosen.
 
     Args:
@@ -58,13 +58,13 @@ def match(
         For these two the objective is the smallest midpoint loss up to each epoch. They are for small networks.
       group: "permutation"; "scaled_permutation": with positive scales where the symmetry has them; "largest": every
         space in its own group, with signs, rotations or invertible matrices.
-      data: inputs of the network, which "weights" does not need if they are real numbers; (inputs, targets) for
+      data: inputs of the network, which "weights" needs only if they are not real numbers; (inputs, targets) for
         "straight_through" and "sinkhorn".
       restarts: number of starts, of which the best is returned. The first starts from the spaces whose parameters
         depend on few others; the others start from random permutations.
-      epochs: of "straight_through" and "sinkhorn".
-      loss: of "straight_through" and "sinkhorn", a function of outputs and targets of a batch to a scalar; by default
-        cross-entropy.
+      epochs: epochs of "straight_through" and "sinkhorn".
+      loss: for "straight_through" and "sinkhorn", a function of outputs and targets of a batch that returns a scalar;
+        by default cross-entropy.
       key: key of the restarts and of the order of spaces; by default key 0.
 
     Scales are balanced in float64. Assignments compare products in float32, or float64 if a parameter is float64.

@@ -1,4 +1,4 @@
-"""Balanced parameters: those of least norm among all that scales, or invertible matrices, make of given ones.
+"""Balanced parameters: those of least norm that scales, or invertible matrices, make of given ones.
 
 Let the channels of a space be multiplied by A on some axes of parameters, and by its inverse transposed on others. With
 the sum G of the channels' products W W' over the former, and H over the latter, the squared norm of the parameters is
@@ -71,7 +71,7 @@ def _scales(leaves, space, rows):
 
 
 def _repeats(space):
-    """Return on how many dimensions of one parameter the space acts: then all channels are scaled at once, slower."""
+    """Return the largest number of dimensions of one parameter on which the space acts, which shortens its steps."""
     return max(len({axis.axis for axis in space.axes if axis.path == path}) for path in {a.path for a in space.axes})
 
 

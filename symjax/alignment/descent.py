@@ -8,7 +8,7 @@ import numpy as np
 
 from symjax.alignment.leaves import acts, apply, channels_of, inner, permutation_of, set_channels, squared
 
-THREADED = 64  # channels from which an assignment takes longer than handing it to a thread
+THREADED = 64  # number of channels from which threads make assignments faster
 GAIN = {"float32": 2e-7, "float64": 1e-12}  # relative gain below which a step is rounding, or one of equal optima
 
 
@@ -57,9 +57,9 @@ class Descent:
         self.norm = squared(a) + squared(self.b)
 
     def start(self, rows):
-        """Take one step for each block, of those whose parameters depend on few other blocks first.
+        """Take one step for each block, first for blocks whose parameters depend on few others.
 
-        Products of parameters that hold channels of blocks still to come are noise, and are left out.
+        Parameters that hold channels of blocks still to come are left out, since their products are noise.
         """
         waiting = dict(enumerate(self.blocks))
         sizes = {path: leaf[0].size if leaf.min() < leaf.max() else 0 for path, leaf in self.b.items()}
@@ -124,7 +124,7 @@ class Descent:
         return rows
 
     def _undo(self, space, matrices, rows, before):
-        """Undo steps that lose: those of spaces on two dimensions of one parameter, whose gain is not linear."""
+        """Undo steps without gain, which is not linear where a parameter holds the space on two dimensions."""
         after = self._products()
         worse = after[rows] <= before[rows] + GAIN[self.precision.name] * (self.norm * self.weight)[rows]
         self._act(space, matrices[worse].swapaxes(1, 2), rows[worse])
@@ -184,7 +184,7 @@ class Descent:
                 if i == j:
                     now += _traces(cross[0] + cross[1])
         rest = {}
-        for path in block.paths:  # what the permutation of parts moves, and no part's matrix
+        for path in block.paths:  # entries that the permutation of parts moves, and no matrix of a part
             rest[path] = self.a[path].copy()
             for part in (part for family in block.families for part in family):
                 for axis in part.axes:
@@ -234,7 +234,7 @@ def solve(compact, cross):
 
 
 def _assignments(score):
-    """Return the columns (pairs, n) with the largest sums. SciPy lets threads run while it assigns."""
+    """Return the columns (pairs, n) with the largest sums. SciPy releases the GIL while it assigns."""
     from scipy.optimize import linear_sum_assignment  # imported here for a fast --help
 
     workers = min(len(score), os.cpu_count() or 1)

@@ -18,15 +18,14 @@ TOLERANCE = 1e-3  # largest change of the function, relative to its largest outp
 def embed(narrow: Network, members: Any, wide: Network, like: Any, *, data: Any = None) -> Member:
     """Return members of a network as members of a wider one that compute the same function.
 
-    The channels of each space come first, and those that are missing have parameters 0: nothing writes them and nothing
-    reads them. With b so embedded, `match(wide, a, b)` is a partial matching: |a - k b|^2 is minimized over all maps
-    of the channels of b to different channels of a. The channels of a without a partner meet zeros, and shrink on the
-    line to the aligned b.
+    The channels of each space come first; the remaining ones have parameters 0, so that nothing writes or reads them.
+    With b embedded in this way, `match(wide, a, b)` is a partial matching: |a - k b|^2 is minimized over all maps of
+    the channels of b to different channels of a. On the line to the aligned b, channels of a without a partner shrink.
 
     Args:
       narrow, members: a network, and a member or members with a leading axis.
       wide: a network of the same architecture, with as many channels or more in each space of its symmetry.
-      like: a member of it.
+      like: a member of `wide`.
       data: inputs of both networks, if they are not real numbers; otherwise drawn at random. The functions of the first
         member are compared there.
 

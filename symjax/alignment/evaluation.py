@@ -1,4 +1,4 @@
-"""Examples and programs with which networks on a line are evaluated."""
+"""Examples and programs for the evaluation of networks on a line."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -65,6 +65,6 @@ def over_items(network: Network, fn: Callable, items: Any, shared: Any, options:
 
 @lru_cache(maxsize=8)
 def _item_program(network: Network, fn: Callable, options: tuple) -> memory.MemberProgram:
-    """Cached, so that a process compiles the program once; for shapes that `over_items` fills in."""
+    """Return the program without shapes, which `over_items` adds; cached, so that a process compiles it once."""
     call = lambda item, shared: fn(network, item, shared, *options)  # noqa: E731
     return memory.MemberProgram(call, parallel.default_execution(), None, None)

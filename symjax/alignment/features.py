@@ -14,12 +14,12 @@ BATCH = 256
 def correlations(network, symmetry, blocks, pairs, data, to_a, to_b) -> dict[str, np.ndarray]:
     """Return {space: (2, pairs, n, n)}, correlations for even and for odd powers of the space's matrix.
 
-    They are those of channels over examples and pixels, summed over the points that hold the space, and divided by the
-    number of channels of all spaces and points, so that those of a network with itself sum to 1. For rotations they are
-    covariances of the balanced features, divided by the sum of singular values.
+    They are correlations of channels over examples and pixels, summed over the points that hold the space, and divided
+    by the number of channels of all spaces and points, so that those of a network with itself sum to 1. For rotations
+    they are covariances of the balanced features, divided by the sum of singular values.
 
     Args:
-      network, symmetry, blocks: of the alignment.
+      network, symmetry, blocks: those of the alignment.
       pairs: members (a, b).
       data: inputs.
       to_a, to_b: matrices (pairs or 1, n, n) that balance the members.
@@ -71,7 +71,7 @@ def held_points(network, symmetry, blocks) -> dict[str, list]:
 def moments_of(run, a, b, data):
     """Return {point: (covariances (d, d), variances of a (d,), of b)} over all examples and pixels, in float64.
 
-    Channels that are constant up to rounding of their mean have variance 0: they would correlate by their rounding.
+    Channels that are constant up to rounding of their mean get variance 0; otherwise rounding errors would correlate.
     """
     totals: dict = {}
     examples = len(jax.tree.leaves(data)[0])

@@ -66,7 +66,7 @@ class Learner:
 
     Attributes:
       descent: holds the parameters that are aligned.
-      permuting: see there.
+      permuting: the result of `permuting` for the symmetry.
       midpoint: the loss; None for the distance of parameters.
     """
 
@@ -137,7 +137,7 @@ class Learner:
         optimizer, held, norm = optax.adam(learning_rate), self._held(self.a), float(self.descent.norm[0])
 
         def loss(scores, batch):
-            heights = {name: x - x.max(1, keepdims=True) for name, x in scores.items()}  # else whole rows would vanish
+            heights = {name: x - x.max(1, keepdims=True) for name, x in scores.items()}  # so that no row underflows
             soft = {name: sinkhorn(jnp.exp(x / TEMPERATURE), ITERATIONS) for name, x in heights.items()}
             moved = self.permuting.act(self.b, soft)
             if self.midpoint is not None:

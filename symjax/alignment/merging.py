@@ -1,4 +1,4 @@
-"""Merging of many networks by elements that map all of them to one common place, the universe.
+"""Merge many networks: the element of each network maps it to one common place, the universe.
 
 U_p is the network p after its element, and S the sum of all U_p. The objective sum_(p<q) |U_p - U_q|^2 =
 k sum_p |U_p|^2 - |S|^2 is minimal where |S|^2 - sum_p |U_p|^2 is maximal, since permutations change no norms.
@@ -36,8 +36,8 @@ class MergeInfo(NamedTuple):
     Attributes:
       elements: {space: (k, n, n)}: the element of each network, or the matrices of "cca".
       objective: the sum of squared distances of all pairs, at the start and after each sweep, NumPy float64. For
-        "universe" the first entries are those of the steps of Frank-Wolfe, at doubly stochastic matrices. For "cca"
-        those before and after.
+        "universe" the first entries are those of the steps of Frank-Wolfe, at doubly stochastic matrices. For "cca" it
+        has two entries, before and after.
       converged: whether a sweep changed nothing.
       cycle_error: `cycle_error` of the maps between the networks through the universe; 0 for "cca".
       action: the symmetry whose `act` applies the elements.
@@ -77,7 +77,7 @@ def merge(
         permuted. Its group is "permutation".
       group: "permutation", or "scaled_permutation", which first balances the scales of each network as `match` does.
       data: inputs of the network, for "cca" or if they are not real numbers.
-      ridge: what "cca" adds to the variance of each channel, a share of their mean; over 0. Large values keep
+      ridge: "cca" adds this share of the channels' mean variance to the variance of each; over 0. Large values keep
         directions of little variance from being scaled up.
       key: key of the order of networks and spaces; by default key 0.
 
@@ -154,7 +154,7 @@ def cycle_error(symmetry: Symmetry, maps: Mapping[tuple[int, int], Mapping[str, 
     """Return the share of channels that do not return to their places on a cycle i, j, l, i, the mean over cycles.
 
     Args:
-      symmetry: of the networks.
+      symmetry: the symmetry of the networks.
       maps: {(i, j): the element that brings network j to i}, such as `match(network, i, j)`, for all ordered pairs.
 
     Returns:

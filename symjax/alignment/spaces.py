@@ -42,7 +42,7 @@ class Block:
     Attributes:
       space: the space.
       families: spaces of the parts: one tuple per kind, with a space for each channel of `space`.
-      paths: of the parameters that hold any of these channels.
+      paths: paths of the parameters that hold any of these channels.
     """
 
     space: AlignedSpace

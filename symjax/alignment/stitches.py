@@ -40,11 +40,11 @@ def element_stitches(
       element: the element that `match` returns.
       train, test: (inputs, targets), see `symjax.stitch`.
       at: names or indices of points; by default all at which the element acts as a matrix.
-      families: those to compare with; "full" trains the best matrix.
-      **options: of `symjax.stitch`.
+      families: families to compare with; "full" trains the best matrix.
+      **options: further options of `symjax.stitch`.
 
     Returns:
-      The table of `symjax.stitch` with a row for each point and family, where "element" is that of the element.
+      The table of `symjax.stitch` with a row for each point and family; the stitch of the element is family "element".
 
     Raises:
       InputError: as `match` and `symjax.stitch`, or the element acts at a point by more than a matrix.

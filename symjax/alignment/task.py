@@ -27,9 +27,9 @@ class MatchInfo(NamedTuple):
       objective: the objective at the start and after each sweep, (sweeps + 1,), NumPy float64; never increasing. Pairs
         that converge earlier keep their last value.
       converged: whether a sweep changed nothing before `MAX_SWEEPS`, and the balancing of scales converged.
-      gain: {space: cosine between the channels' parameters in a and in b, after less before the alignment}.
-      restart: which restart has the smallest objective, 0 being the first. For "activations", whose assignments have
-        one optimum, that of the weights of the other spaces.
+      gain: {space: cosine between its parameters in a and in the aligned b, minus that before the alignment}.
+      restart: which restart has the smallest objective, 0 being the first. For "activations", which assigns spaces at
+        stitch points exactly, it is the restart of the other spaces.
     """
 
     objective: np.ndarray
@@ -79,7 +79,7 @@ class Task(NamedTuple):
         return element_of(self.blocks, total, to_a, to_b), info
 
     def _descend(self, a, b, features):
-        """Return, of the best restart of each pair: b aligned, matrices, objectives, convergence, its number."""
+        """Return for the best restart of each pair the aligned b, matrices, objectives, convergence and its number."""
         pairs, rows = len(next(iter(b.values()))), np.repeat(np.arange(len(next(iter(b.values())))), self.restarts)
         if self.restarts > 1:
             a, b = ({path: leaf[rows] for path, leaf in tree.items()} for tree in (a, b))

@@ -14,8 +14,9 @@ TOLERANCE = 1e-3  # relative gain of a step below which it ends
 def frank_wolfe(spaces, leaves) -> tuple[dict[str, np.ndarray], list[float]]:
     """Return permutations (k, n, n) of all spaces, and the objective at each step before they are rounded.
 
-    It maximizes |S|^2 - sum_p |U_p|^2 over doubly stochastic matrices, a polynomial on the line to a corner of the
-    polytope, whose best step is therefore exact. Products are in float32, since only rounded permutations are used.
+    It maximizes |S|^2 - sum_p |U_p|^2 over doubly stochastic matrices. On the line to a corner of the polytope this is
+    a polynomial; the step is its maximum over 201 positions. Products are in float32, since only rounded permutations
+    are used.
     """
     held = {
         path: [(s, axis) for s in spaces for axis in s.axes if axis.path == path and acts(s, axis)] for path in leaves

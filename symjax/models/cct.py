@@ -39,7 +39,6 @@ def _number(name: str, value: float, low: float, high: float = 2.0**20) -> None:
         raise InputError(f"{name}: got {short(value)}, expected a number from {low:.4g} to {high:.4g}")
 
 
-
 class Attention(nnx.Module):
     """Multi-head self-attention of tokens (examples, tokens, channels), with dropout of attention weights."""
 

@@ -9,7 +9,7 @@ from flax import nnx
 from symjax.checks import short
 from symjax.errors import InputError
 
-# Normal distributions truncated at two standard deviations; Flax scales them so that the truncated ones have the variance.
+# Normal distributions truncated at two standard deviations, with the variances of Flax after truncation.
 he = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # before a ReLU
 glorot = nnx.initializers.variance_scaling(1.0, "fan_avg", "truncated_normal")  # before a sigmoid
 lecun = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # keeps the variance of the input

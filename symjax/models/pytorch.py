@@ -18,8 +18,8 @@ from symjax.models.registry import build
 from symjax.models.resnet import ResNet
 
 # For each module: {regular expression of a layer in published code: path of the layer in the module}. The expression
-# matches the full name and kind (conv, norm, linear or parameter), such as "layer1.0.conv1:conv". "#" in the path stands
-# for the index of a layer: the texts that the group "at" matches, sorted by their numbers, are counted from 0.
+# matches the full name and kind (conv, norm, linear or parameter), such as "layer1.0.conv1:conv". "#" in the path is
+# the index of a layer: the texts that the group "at" matches, sorted by their numbers, are counted from 0.
 RESNET_BLOCK = r"(?P<at>(layer\d+\.|block_seq\.)\d+)\."
 CCT_BLOCK = r"classifier\.(?P<at>blocks\.\d+)\."
 RULES: dict[type, dict[str, str]] = {

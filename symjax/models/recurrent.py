@@ -18,7 +18,6 @@ CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "rnn": nnx.SimpleCel
 MAX_LAYERS = 5
 
 
-
 class Layer(nnx.Module):
     """A Flax cell over time, from a zero state: (examples, length, features) to (examples, length, width)."""
 

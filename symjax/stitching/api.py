@@ -46,12 +46,12 @@ class StitchResult:
         on, and contain means of its scores. Between different networks or points there are the columns layer_b, the
         point of B, and resize, the method that resizes A's features to those of B ("none", "mean", "nearest"). With
         controls or another loss there are the columns control ("related" for A itself), objective, agreement (percent
-        of the test inputs for which the stitched network predicts the class that B predicts) and, of the control
-        "wrong_layer", front_layer.
+        of the test inputs for which the stitched network predicts the class that B predicts) and front_layer (for the
+        control "wrong_layer").
       curves: a row per point, family that trains, learning rate and epoch with loss, accuracy and residual.
       stitches: (layer, family) to the `Stitch`; (layer, layer_b, family) if the names of the points differ. The family
         of a control is named as in "full@noise", that of another loss as in "full@match".
-      states: likewise, the state of B (batch statistics) for the stitch.
+      states: the keys of `stitches` to the state of B (batch statistics) for the stitch.
     """
 
     table: pd.DataFrame
@@ -113,21 +113,21 @@ def stitch(
         module.
       b: likewise, of the tail. Both networks have the same inputs.
       at: the name of a point, a tuple (point of A, point of B), or a list of these.
-      families: names with commas between, a `Family`, or a sequence of both (`symjax.stitching.parse_families`).
+      families: comma-separated names, a `Family`, or a sequence of both (`symjax.stitching.parse_families`).
       train: (inputs, targets). Inputs (n, ...) have the shape and dtype of the networks' inputs and are not normalized.
         Targets (n, ...) are integer classes (n,), or values for `loss` and `metric`.
       test: likewise. Only the stitches that validation selects are evaluated on it.
       validation: the share of `train` that is held out to select the learning rate.
       loss: a function of outputs and targets of a batch that returns the scalar to minimize; by default, or as "task",
-        cross-entropy. "match" is the mean squared error of the stitched features as those of B at the point, and
-        "penultimate" that of the features which follow from them at the last point of B.
+        cross-entropy. "match" is the mean squared error between the stitched features and B's own at the point,
+        "penultimate" that between the features at the last point of B which follow from both.
       metric: a function of outputs and targets of a batch that returns a score per example, (n,), higher is better; by
         default accuracy.
       controls: whether each stitch is also fitted to fronts that are not related to the tail: A untrained (if its
         network has an `init`), another point of A ("wrong_layer", if there is one), and noise around a centre for each
         class ("noise"). A mapping of names to variables of A's network adds these fronts as controls, such as a network
-        trained on other labels. Families of square matrices have no control of a layer of another width.
-      seed: of random numbers and of the split into training and validation examples.
+        trained on other labels. Families of square matrices omit "wrong_layer" if its width differs.
+      seed: the seed of random numbers and of the split into training and validation examples.
       devices: the devices that share the stitches; by default all local ones.
       **options: fields of `FitConfig`: epochs, batch_size, learning_rates, optimizer, schedule, start, bias, ...
 
@@ -281,7 +281,7 @@ def _renamed_data(prefix: str = ""):
 
 
 def _outputs(network: Network, dataset: Dataset) -> PyTree:
-    """Return shapes and dtypes of the outputs for `CHECK_BATCH` inputs; raise an InputError if the inputs do not fit."""
+    """Return shapes and dtypes of `CHECK_BATCH` outputs; raise an InputError if the inputs do not fit the network."""
     leaves, inputs = jax.tree.leaves(network.example), dataset.train.images
     fits = len(leaves) == 1 and leaves[0].shape[1:] == inputs.shape[1:]
     if not fits or np.issubdtype(leaves[0].dtype, np.integer) != np.issubdtype(inputs.dtype, np.integer):

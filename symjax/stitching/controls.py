@@ -1,4 +1,4 @@
-"""Controls of a stitch: fronts that share nothing with the tail but its input, or only the classes.
+"""Controls of a stitch: fronts that are not related to the tail.
 
 A penalty says little alone, since stitches that are trained for the task can succeed with unrelated fronts (Bansal et
 al. 2021; Smith et al. 2025; Balogh and Jelasity 2025). A control is a stitch at the same point, of the same family and
@@ -98,7 +98,7 @@ def cluster_noise(key: jax.Array, x: PyTree, classes: jax.Array, like: tuple) ->
 
 
 def _checksums(leaf: jax.Array) -> jax.Array:
-    """Return a number of 32 bits for each example that does not depend on the order of the sum."""
+    """Return a 32-bit sum of the bits of each example; integers, so that the order of the sum does not matter."""
     bits = leaf
     if jnp.issubdtype(leaf.dtype, jnp.floating):
         bits = lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)

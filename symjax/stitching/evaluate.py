@@ -53,7 +53,7 @@ def over_batches(fn: Callable, members: PyTree, shared: PyTree) -> PyTree:
 
 
 def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], batch: tuple, mean, std):
-    """Return per point and family the statistics of B on one batch of A's features, for each of a stack of stitches.
+    """Return the statistics of B on one batch of stitched features, per point and family for a stack of stitches.
 
     The batch is (images, labels). A network that needs a key gets the same one in all batches.
     """
@@ -77,7 +77,7 @@ class Scores(NamedTuple):
 
     score: jax.Array  # of the metric; by default the number of correctly classified examples
     loss: jax.Array
-    agreement: jax.Array | None = None  # with `FitConfig.agreement`: of the predicted classes with those of B alone
+    agreement: jax.Array | None = None  # number of examples whose predicted class is that of B alone
 
 
 def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, std) -> list[Scores]:
@@ -85,7 +85,7 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
     images = normalize(batch.images, mean, std)
     fronts = carried_values(plan.junctions, plan.network, pair, images, batch.labels)
     loss_of, metric = plan.config.loss or cross_entropy, plan.config.metric
-    own = jnp.argmax(plan.network_b.apply(pair.b, images), axis=-1) if plan.config.agreement else None
+    classes_b = jnp.argmax(plan.network_b.apply(pair.b, images), axis=-1) if plan.config.agreement else None
 
     def example_loss(output, target):
         example = jax.tree.map(lambda leaf: leaf[None], (output, target))
@@ -96,7 +96,7 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
         tail = Member(pair.b.params, state)
         outputs, _ = stitched_output(plan.network_b, tail, carried, stitch, point, "inference")
         losses = jax.vmap(example_loss)(outputs, batch.labels)  # per example, since means exclude padding
-        agreement = None if own is None else total_score(outputs, own, batch.mask)
+        agreement = None if classes_b is None else total_score(outputs, classes_b, batch.mask)
         return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask), agreement)
 
     def of_tail(at, item):
@@ -132,14 +132,14 @@ def evaluate_stitch(
     """Return the accuracy of one stitch on a data split in percent, or the mean score of another metric.
 
     Args:
-      network: of both members, or of A.
+      network: the network of both members, or of A.
       a, b: the members of the front and of the tail.
       stitch, stats: the stitch and the state of B, as returned by `load_stitch`.
-      point: of the stitch, by name or index; (point of A, point of B) if these differ.
+      point: the point of the stitch, by name or index; (point of A, point of B) if these differ.
       split: images (n, ...) as stored and labels (`symjax.data.Split`).
-      mean, std: of the data set, (channels,); None for inputs that are not normalized.
-      batch_size: of the passes; that of the original evaluation reproduces it exactly.
-      network_b: of B, if it is not that of A.
+      mean, std: those of the data set, (channels,); None for inputs that are not normalized.
+      batch_size: examples in a batch; the batch size of the original evaluation reproduces it exactly.
+      network_b: the network of B, if it is not that of A.
       metric: as in `FitConfig`.
 
     Raises:

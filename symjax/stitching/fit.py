@@ -73,7 +73,7 @@ def decay(config: FitConfig, progress: jax.Array) -> jax.Array:
 
 
 def family_progress(config: FitConfig, epoch: jax.Array, share: jax.Array) -> jax.Array:
-    """Return the `progress` of families when the `share` of `epoch` is done: exactly 1/2 when `halfway` is applied."""
+    """Return the `progress` of families after a `share` of `epoch`; it is exactly 1/2 when `halfway` is applied."""
     half = config.halfway_epoch
     first = 0.5 * (epoch + share) / half
     second = 0.5 + 0.5 * (epoch + share - half) / max(config.epochs - half, 1)
@@ -87,7 +87,7 @@ def initialize(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMome
     params, closed_form = [], []
     for junction, point_moments in zip(plan.junctions, moments, strict=True):
         starts = start_matrices(point_moments)
-        # Independent of the other points of the plan; a control has the random start of its stitch.
+        # The key does not depend on the other points of the plan, and is the same for a stitch and its controls.
         point_key = jax.random.fold_in(random_key, junction.layer_index)
         if junction.layer_index != junction.b:
             point_key = jax.random.fold_in(point_key, junction.b)
@@ -125,11 +125,11 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     tail_key = jax.random.fold_in(key, 2)
     order = epoch_indices(order_key, data.images.shape[0], config.batch_size)
 
-    def tail_gradient(at, carried, targets, own, key, stitch):
+    def tail_gradient(at, carried, targets, features_b, key, stitch):
         def loss_fn(stitch):
             if at.objective != TASK:
                 features = _features_to_match(plan, state.pair, at, carried, stitch, key)
-                target = own[_matched_point(plan, at)].astype(jnp.float32)
+                target = features_b[_matched_point(plan, at)].astype(jnp.float32)
                 return jnp.mean((features.astype(jnp.float32) - target) ** 2), jnp.float32(jnp.nan)
             outputs, _ = stitched_output(network_b, state.pair.b, carried, stitch, at.b, "train", key=key)
             return loss_of(outputs, targets).astype(jnp.float32), jnp.mean(scores_of(outputs, targets))
@@ -147,7 +147,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         targets, step_key = data.labels[indices], jax.random.fold_in(tail_key, index) if network_b.needs_key else None
         fronts = carried_values(plan.junctions, plan.network, state.pair, images, targets)
         matched_points = {_matched_point(plan, at) for at in plan.junctions if at.objective != TASK}
-        own = network_b.features(state.pair.b, images, sorted(matched_points)) if matched_points else {}
+        features_b = network_b.features(state.pair.b, images, sorted(matched_points)) if matched_points else {}
         gradients, metrics, items, vjps = [], [], [], []
         for carried, point_params in zip(fronts, params, strict=True):
             (stitches, penalties), vjp = jax.vjp(partial(_stitches_and_penalties, plan, progress), point_params)
@@ -156,7 +156,8 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
 
         def tail_gradients(at, item):
             carried, stitches = item
-            return each_stack(partial(tail_gradient, at, carried, targets, own, step_key), stitches, plan.execution)
+            gradient = partial(tail_gradient, at, carried, targets, features_b, step_key)
+            return each_stack(gradient, stitches, plan.execution)
 
         tails = each_tail(tail_gradients, plan.junctions, items, plan.execution)
         for results, (vjp, ones) in zip(tails, vjps, strict=True):
@@ -181,7 +182,7 @@ def _matched_point(plan: Plan, at: Junction) -> str:
 
 
 def _features_to_match(plan: Plan, pair: Pair, at: Junction, carried, stitch: Stitch, key) -> jax.Array:
-    """Return the features of the stitched network at that point."""
+    """Return the features of the stitched network at the point of `_matched_point`."""
     values = (stitched_features(stitch, carried[0]), *carried[1:])
     last = len(plan.network_b.points) - 1
     if at.objective != MATCH and at.b < last:

@@ -27,9 +27,9 @@ class Junction(NamedTuple):
         (mean pooling, if each axis of A is a multiple of that of B) or "nearest" (nearest neighbour).
       dtype: of B's features; None if `is_same_point`.
       control, objective: as in `symjax.stitching.controls.Point`.
-      right: the index of the point that the control "wrong_layer" replaces by `a`; None for others.
-      layer: the name of the point of A without that control.
-      starred: whether that point is starred.
+      replaced: the index of the point that the control "wrong_layer" replaces by `a`; None for other controls.
+      layer: the name of the point of A, before it is replaced.
+      starred: whether the point of `layer` is starred.
     """
 
     a: int
@@ -41,7 +41,7 @@ class Junction(NamedTuple):
     dtype: Any = None
     control: str = RELATED
     objective: str = TASK
-    right: int | None = None
+    replaced: int | None = None
     layer: str = ""
     starred: bool = False
 
@@ -67,7 +67,7 @@ class Junction(NamedTuple):
     @property
     def layer_index(self) -> int:
         """The index of the point that `layer` names."""
-        return self.a if self.right is None else self.right
+        return self.a if self.replaced is None else self.replaced
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -80,7 +80,7 @@ class Junction(NamedTuple):
         columns = {"layer": self.layer, "layer_index": self.layer_index, "starred": self.starred}
         columns |= {} if self.is_same_point else {"layer_b": self.tail.name, "resize": self.resize}
         columns |= {} if self.control == RELATED else {"control": self.control}
-        columns |= {} if self.right is None else {"front_layer": self.front.name}
+        columns |= {} if self.replaced is None else {"front_layer": self.front.name}
         return columns if self.objective == TASK else columns | {"objective": self.objective}
 
 
@@ -98,9 +98,9 @@ def parse_point_pairs(network: Network, network_b: Network, text: str) -> tuple[
     """Return pairs (index in A's network, index in B's) of points, in program order, each once.
 
     Args:
-      network, network_b: of A and of B.
-      text: names with commas between. A name is that of a point of both networks, such as relu1, or of a point of A
-        and a point of B, such as relu2:block3. "all" selects all points with equal names that can be stitched.
+      network, network_b: the networks of A and B.
+      text: comma-separated names. A name is that of a point of both networks, such as relu1, or of a point of A and a
+        point of B, such as relu2:block3. "all" selects all points with equal names that can be stitched.
 
     Raises:
       InputError: a point does not exist; for "all", no points can be stitched.
@@ -138,7 +138,7 @@ def _is_possible(network: Network, network_b: Network, a: int, b: int) -> bool:
 def wrong_point(network: Network, network_b: Network, a: int, b: int) -> int | None:
     """Return the point of A's network that the control "wrong_layer" stitches to point `b`; None if there is none.
 
-    It is the farthest one from `a` among those with as many channels as point `b`, or among all if there are none.
+    It is the point farthest from `a` that has as many channels as point `b`, or the farthest of all if none has.
     """
     channels = network_b.points[b].channels
     others = [i for i in range(len(network.points)) if i != a and not (network is network_b and i == b)]
@@ -152,16 +152,16 @@ def junction(
     """Return the junction of point number `a` of A's network and point number `b` of B's network.
 
     Raises:
-      InputError: features of unequal ranks (maps and vectors), or a point inside a residual block whose other values
-        that cross the split differ in number, shape or dtype from those that B's tail reads.
+      InputError: features of unequal ranks (maps and vectors), or a point inside a residual block at which the other
+        values across the split, such as a skip connection, differ in number, shape or dtype from those that B reads.
     """
-    right, named = None, network.points[a]
+    replaced, point = None, network.points[a]
     if control == WRONG_LAYER:
-        right, a = a, wrong_point(network, network_b, a, b)
+        replaced, a = a, wrong_point(network, network_b, a, b)
         if a is None:
-            raise InputError(f"controls: got {named.name} alone, expected another point for the control wrong_layer")
+            raise InputError(f"controls: got {point.name} alone, expected another point for the control wrong_layer")
     front, tail = network.points[a], network_b.points[b]
-    rest = (control, objective, right, named.name, named.starred)
+    rest = (control, objective, replaced, point.name, point.starred)
     if network is network_b and a == b:
         return Junction(a, b, front, tail, True, "none", None, *rest)
     names = (f"{front.name} of {network.name}", f"{tail.name} of {network_b.name}")
@@ -218,10 +218,10 @@ def carried_values(junctions: Sequence[Junction], network: Network, pair, x: PyT
 
     Args:
       junctions: the junctions.
-      network: of the fronts.
+      network: the network of the fronts.
       pair: A, B and the members of controls.
       x: inputs.
-      classes: of the inputs, for noise clusters.
+      classes: the classes of the inputs, for noise clusters.
     """
 
     def values(member, group):
@@ -271,7 +271,7 @@ def each_tail(
 
 
 def _of_fronts(values: Callable, junctions: Sequence[Junction], pair, x: PyTree, classes) -> list[tuple]:
-    """Return the values of each junction, given a function of a member and its junctions; those of noise are noise."""
+    """Return the values of each junction: `values(member, its junctions)`, or noise for the control `NOISE`."""
     groups: dict[str, list[int]] = {}
     for i, at in enumerate(junctions):
         groups.setdefault(RELATED if at.control in (WRONG_LAYER, NOISE) else at.control, []).append(i)

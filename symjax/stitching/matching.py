@@ -107,7 +107,7 @@ def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
 
 
 def start_matrices(moments: FeatureMoments) -> dict[str, jax.Array]:
-    """Return the start matrices that do not depend on the family; for unequal widths, least squares alone."""
+    """Return the start matrices that all families share; for unequal widths only least squares."""
     rows, columns = moments.yx.shape
     if rows != columns:
         return {"least_squares": least_squares(moments)}

@@ -48,7 +48,7 @@ def _estimate(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -
 
 
 def largest_parts(parts: Sequence[Plan]) -> list[Plan]:
-    """Return the plans of a `partition` that may need the most memory: per range of points that with most families."""
+    """Return for each range of points in a `partition` the plan with most families, which may need the most memory."""
     largest: dict[tuple, Plan] = {}
     for part in parts:
         other = largest.setdefault(part.points, part)

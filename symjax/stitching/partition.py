@@ -69,7 +69,7 @@ def partition(
 def cost(plan: Plan, flops: Sequence[float], images: ImageCounts, flops_b: Sequence[float] | None = None) -> float:
     """Return the floating-point operations of a plan, without those of the stitches and of the optimizer.
 
-    Features of B alone, of controls and objectives, count as a front. The arguments are those of `partition`.
+    Fronts of controls, and B's own features if an objective needs them, count as fronts. Arguments as in `partition`.
     """
     flops_b = flops if flops_b is None else flops_b
     trained, fronts, total = len(plan.trained) * len(plan.config.learning_rates), dict[str, int](), 0.0
@@ -80,8 +80,8 @@ def cost(plan: Plan, flops: Sequence[float], images: ImageCounts, flops_b: Seque
         full_tail = len(plan.closed_form) * images.closed_form
         full_tail += trained * (images.closed_form if at.objective == MATCH else images.trained)
         total += full_tail * sum(flops_b[at.b + 1 :])
-    own = sum(flops_b) if any(at.objective != TASK for at in plan.junctions) else 0
-    return images.front * (own + sum(sum(flops[: last + 1]) for last in fronts.values())) + total
+    features_b = sum(flops_b) if any(at.objective != TASK for at in plan.junctions) else 0
+    return images.front * (features_b + sum(sum(flops[: last + 1]) for last in fronts.values())) + total
 
 
 def _partition(plan: Plan, ranges: int, sets: int, flops, images, flops_b) -> list[Plan]:

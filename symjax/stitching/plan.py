@@ -31,7 +31,7 @@ class FitConfig:
     """How stitches are trained and evaluated.
 
     Attributes:
-      epochs, batch_size: of the training of the stitches.
+      epochs, batch_size: settings of the training.
       optimizer: "adam", or "sgd" as published.
       learning_rates: every family is trained with each of them; the validation split selects one. The commands use 3e-2
         by default, which suits stitches that are rounded half-way through a short training.
@@ -46,10 +46,10 @@ class FitConfig:
       loss: a function of outputs and targets, both (examples, ...), that returns the scalar to minimize. None: the
         cross-entropy of logits and classes.
       metric: a function of outputs and targets that returns a score for each example, (examples,); higher is better.
-        None: whether the largest logit is at the class. With a metric, accuracies are means of its scores instead of
-        percentages.
-      agreement: whether results have the agreement: the share of examples for which the stitched network predicts the
-        class that B alone predicts.
+        None: 1 if the largest logit is that of the class, else 0. With a metric, accuracies are means of its scores
+        instead of percentages.
+      agreement: whether to compute the share of examples for which the stitched network predicts the class that B
+        alone predicts.
 
     Raises:
       InputError: a value is out of range.
@@ -105,13 +105,13 @@ class FitConfig:
 
     @property
     def halfway_epoch(self) -> int:
-        """The first epoch (from 0) of the second half. Of an odd number the first half is the longer one."""
+        """The first epoch (from 0) of the second half, which is the shorter one if the number of epochs is odd."""
         return (self.epochs + 1) // 2
 
 
 def is_possible(at: Junction, family: Family) -> bool:
-    """Return whether a plan has a stitch: families of square matrices lack controls of a layer of another width."""
-    return at.right is None or not family.misfit(at)
+    """Return whether a plan has a stitch; square families omit the control "wrong_layer" if its width differs."""
+    return at.replaced is None or not family.misfit(at)
 
 
 class Candidate(NamedTuple):
@@ -126,13 +126,13 @@ class Plan:
     """The stitches that are fitted for every pair. A plan is static and hashable.
 
     Attributes:
-      network: of A; stitches use its fronts.
+      network: the network of A; stitches use its fronts.
       points: the points of the stitches, each an index, a pair of indices if the points of A and B differ, or a
         `symjax.stitching.controls.Point` with a control or an objective.
       families: the families that are fitted at each point.
       config: how stitches are trained and evaluated.
       execution: how members run on a device.
-      network_b: of B; stitches use its tails. By default that of A.
+      network_b: the network of B; stitches use its tails. By default that of A.
 
     Raises:
       InputError: a point does not exist, or two points cannot be stitched (`symjax.stitching.junction`).
@@ -200,7 +200,7 @@ class Plan:
         return Pair(self.network.shapes, self.network_b.shapes, controls)
 
     def with_controls(self, controls: Sequence[str], objectives: Sequence[str] = (TASK,)) -> "Plan":
-        """Return the plan with each of its stitches for each objective, and with controls, where they are possible."""
+        """Return the plan with each stitch and its controls, where they are possible, for each objective."""
         points = tuple(
             Point(a, b, control, objective)
             for a, b, *_ in map(as_point, self.points)

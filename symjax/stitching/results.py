@@ -117,10 +117,10 @@ class StitchResults:
         """Write the results of a pair; they replace older ones of the same layers and families.
 
         Args:
-          result: of the pair.
+          result: the result of the pair.
           clean: accuracies of the members without a stitch, by seed.
-          clean_b: likewise, of the tails, if they are members of another network.
-          networks: the names of the networks of fronts and of tails, in that case.
+          clean_b: accuracies of the tails by seed, if they are members of another network.
+          networks: the names of the networks of fronts and of tails, if they differ.
         """
         a, b = result.pair
         clean_a, clean_b = clean[a], (clean_b or clean)[b]
@@ -229,8 +229,8 @@ def _merge_arrays(name: str, prefixes: dict[Path, tuple[str, ...]], out: Path) -
                 other, first = merged.setdefault(key, (folder, array))
                 if first.dtype != array.dtype or not np.array_equal(first, array, equal_nan=array.dtype.kind == "f"):
                     raise InputError(
-                        f"folders: {other} and {folder} have different arrays {key} in {name}; leave one of the "
-                        "folders out, or delete the row's files in one"
+                        f"folders: got different arrays {key} in {name} of {other} and {folder}, expected equal ones; "
+                        "leave one of the folders out, or delete the row's files in one"
                     )
     files.write_npz(out / name, {key: array for key, (_, array) in merged.items()})
 
@@ -241,11 +241,11 @@ def load_stitch(
     """Return a saved stitch and the state of its tail (batch statistics), for `evaluate_stitch`.
 
     Args:
-      folder: of the stitching run.
+      folder: the folder of the stitching run.
       pair: the seeds of front and tail.
       layer, family, layer_b: as in results.csv. The stitches of controls are named as in full@noise, those of other
         objectives as in full@match or full@noise@match.
-      like: the state of the member of the tail, which gives the structure.
+      like: a state with the structure of the result, such as that of the tail's member.
 
     Returns:
       (`Stitch`, state), with NumPy arrays.

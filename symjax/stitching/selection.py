@@ -26,7 +26,7 @@ def with_numbers(family: str, numbers: str | None = None) -> tuple[Family, ...]:
         known = FAMILIES.get(family) or type(parse_family(family))
     if numbers is None:
         if not known.grid:
-            raise InputError(f"family: {family!r} has no grid; give numbers, or choose one of {', '.join(grids())}")
+            raise InputError(f"family: got {family!r} without numbers, expected some, or one of {', '.join(grids())}")
         numbers = ",".join(map(repr, known.grid))
     return parse_families(",".join(f"{family}:{part.strip()}" for part in numbers.split(",") if part.strip()))
 

@@ -17,7 +17,7 @@ from symjax.training.evaluation import Batches, pad_batches
 from symjax.training.loop import device_data
 
 PyTree = Any
-BATCHES = 8  # of an evaluation in one call: a call costs the host about 10 ms, a fifth of a batch
+BATCHES = 8  # batches of an evaluation in one call: a call costs the host about 10 ms, a fifth of a batch
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class ShardResult:
     """The results of a shard for a group of pairs, on the host, with a leading axis over pairs.
 
     Attributes:
-      plan: of the shard.
+      plan: the plan of the shard.
       chosen: per pair, point and family in the order of `plan.stacked`, the candidate that validation selected.
       validation: accuracies in percent, or mean scores of another metric, (pairs, points, candidates).
-      test: likewise, of the selected candidates, (pairs, points, families).
+      test: test accuracies or scores of the selected candidates, (pairs, points, families).
       stitches: per point and family the selected stitches, rounded, (pairs, 1, ...).
-      stats: likewise, the statistics of the tails.
+      stats: per point and family the statistics of their tails, (pairs, 1, ...).
       history: the metrics of each epoch.
-      agreement: like `test`, with `FitConfig.agreement`.
+      agreement: as `test`; None without `FitConfig.agreement`.
     """
 
     plan: Plan
@@ -57,7 +57,7 @@ class SweepShard:
       plan: the stitches of this shard.
       dataset: the images.
       evaluated: the result of `evaluation_batches`, which shards share.
-      devices: of this shard.
+      devices: the devices of this shard.
     """
 
     def __init__(self, plan: Plan, dataset: Dataset, evaluated: dict[str, Batches], devices: list):
@@ -153,11 +153,11 @@ class SweepShard:
     def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> tuple[np.ndarray, np.ndarray | None]:
         """Return accuracies in percent, or mean scores of another metric, (pairs, points, stitches); and agreement."""
         score = loss = examples = agreement = np.float64(0)
-        for some, scores in self._calls(self._scores, (pairs, *self._place((stitches, stats))), batches):
+        for call_batches, scores in self._calls(self._scores, (pairs, *self._place((stitches, stats))), batches):
             sums = jax.tree.map(lambda *points: np.stack(points, axis=2).astype(np.float64), *scores)
             score, loss = score + sums.score.sum(axis=1), loss + sums.loss.sum(axis=1)
             agreement += 0 if sums.agreement is None else sums.agreement.sum(axis=1)
-            examples += some.mask.sum()
+            examples += call_batches.mask.sum()
             on_evaluation({"loss": float(np.mean(loss) / examples), "accuracy": float(np.mean(score) / examples)})
         share = np.asarray(100 * agreement / float(examples)) if self.plan.config.agreement else None
         return np.asarray(self.plan.config.scale * score / float(examples)), share
@@ -177,7 +177,7 @@ def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
 
 
 def _pick(plan: Plan, stacks: list[list[PyTree]], chosen: list[list[list[int]]]) -> list[list[PyTree]]:
-    """Return per point and family the leaves (pairs, 1, ...) of the chosen ones of (pairs, candidates, ...)."""
+    """Return per point and family the chosen candidates, (pairs, 1, ...), of stacks (pairs, candidates, ...)."""
     families = [candidate.family for candidate in plan.candidates]
     first, rows = [families.index(family) for family in plan.stacked], np.arange(len(chosen))[:, None]
 

@@ -58,9 +58,9 @@ def low_rank(factors: tuple[Array, Array] | None) -> tuple[Array, Array] | None:
 
 
 def pad_factors(stitches: Sequence[Stitch]) -> list[Stitch]:
-    """Return stacks of stitches of one point, with factors zero-padded to the largest rank, so that they run as one.
+    """Return stacks of stitches of one point, with factors zero-padded to the largest rank, to run in one program.
 
-    Separate programs for each rank would save operations, but loops with a single iteration are slower on a CPU.
+    A program for each rank would save operations, but loops with a single iteration are slower on a CPU.
     """
     largest = max((stitch.factors[0].shape[-1] for stitch in stitches if stitch.factors is not None), default=0)
 

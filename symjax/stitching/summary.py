@@ -34,7 +34,7 @@ def agreement_table(table: pd.DataFrame) -> pd.DataFrame:
 def gap_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return the penalty of each control minus that of the related front, with 95 % intervals over pairs.
 
-    An interval is that of Student's t. It takes pairs as independent, although pairs can share networks.
+    The intervals are Student's t. They treat pairs as independent, although pairs can share networks.
     """
     return _by_layer(control_gaps(table), lambda rows: rows.gap.agg(partial(interval_text, digits=1)))
 
@@ -52,8 +52,8 @@ def control_gaps(table: pd.DataFrame) -> pd.DataFrame:
 def distinguished(table: pd.DataFrame) -> str:
     """Return a sentence on how many controls each family distinguishes from the related front.
 
-    A control at a layer is distinguished if the 95 % interval over pairs of its gap is above 0. It does better than the
-    related front if the interval is below 0. The mean over layers would hide both.
+    A control at a layer is distinguished if the 95 % interval of its gap over pairs is above 0, and better than the
+    related front if the interval is below 0.
     """
     texts = []
     gaps = with_both_layers(control_gaps(table))

@@ -1,9 +1,8 @@
 """Sweeps: all pairs, points and families, fitted and evaluated in a few compiled programs.
 
-Pairs run in groups that fill the devices; results are yielded group by group. If there are more devices than pairs, a
-pair is shared by several devices, each of which runs other stitches of it, a shard of the sweep; shards do not wait for
-each other. Validation selects the learning rate of a family; only the selected stitches are evaluated on the test
-split, once.
+Pairs run in groups that fill the devices; results are yielded group by group. If there are more devices than pairs,
+several devices share a pair: each runs a shard, some of its stitches, without waiting for the others. Validation
+selects the learning rate of a family; only the selected stitches are evaluated on the test split, once.
 """
 
 import dataclasses
@@ -150,9 +149,9 @@ class Sweep:
         Args:
           member: a function from the seed of a member to the member.
           pairs: ordered pairs of seeds.
-          member_b: likewise, of the tails; by default `member`.
+          member_b: the same function for the tails; by default `member`.
           controls: a function from the seed of a front to the fronts of its controls, by name.
-          seed: of random numbers; those of a pair depend on it and on the seeds of the pair.
+          seed: the seed of random numbers; those of a pair also depend on the seeds of the pair.
           on_epoch: called after each epoch with the mean training loss and accuracy of all stitches.
           on_evaluation: called after every few batches of an evaluation with mean loss and accuracy so far, or None.
         """

@@ -80,8 +80,8 @@ def stitch_to_transformed(
         element = {name: matrices for name, matrices in elements.items() if name in names}
         transformed = jax.device_get(_compile_fast(jax.vmap(symmetry.act))(members.members, element))
         accuracies = [
-            zoo.evaluate(network, which, dataset.test, dataset.mean, dataset.std, max_device_memory=max_device_memory)
-            for which in (members.members, transformed)
+            zoo.evaluate(network, stacked, dataset.test, dataset.mean, dataset.std, max_device_memory=max_device_memory)
+            for stacked in (members.members, transformed)
         ]
         clean = 100 * np.rint(np.asarray(accuracies, np.float64) * count).mean(axis=0) / count
         moments = _moments(members, transformed, dataset, chosen, matching_images, max_device_memory)

@@ -130,7 +130,7 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
 
 def _halving(learning_rate: float, total: int) -> optax.Schedule:
     """Return a schedule that halves the rate after each quarter of all steps."""
-    # Step t is in quarter 4 * t // total. In very short runs several quarters start at one step; their factors multiply.
+    # Step t is in quarter 4 * t // total. If several quarters of a short run start at one step, their factors multiply.
     halvings: dict[int, float] = {}
     for quarter in (1, 2, 3):
         step = -(-total * quarter // 4)

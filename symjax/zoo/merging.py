@@ -48,8 +48,8 @@ def _merge(source: StoredMember, target: StoredMember, like: TrainState) -> None
             new += [epoch] if epoch >= done or epoch in snapshots else []
         elif not _equal(state, target.restore(like, epoch)) or not metrics.equals(target.metrics(epoch)):
             raise InputError(
-                f"folders: got different members of one seed, {source.folder} and {target.folder}, expected equal ones; "
-                "leave one out, or delete one of them"
+                f"folders: got members of one seed that differ, {source.folder} and {target.folder}, expected equal "
+                "ones; leave one out, or delete one of them"
             )
     if not new:
         return

@@ -22,8 +22,8 @@ class Family:
     d_a is the number of channels of the front's features, d_b that of the features that the tail reads. A family is a
     static description: hashable, without arrays. Its methods are pure functions of the parameters of one stitch, a
     pytree. Subclasses override the methods that differ. A family with a hyperparameter is a frozen dataclass whose
-    first field is the hyperparameter, with a default: `float`, or `int` for a family that is named as in "rank4".
-    Fields of the names of class attributes do not count.
+    first field is the hyperparameter, with a default: `float`, or `int` for a family that is named as in "rank4". A
+    field that redefines a class attribute is not the hyperparameter.
 
     Class attributes, which `register_family` sets:
       name: the name in results and on the command line; by default that of the class.
@@ -49,10 +49,10 @@ class Family:
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        cls.name = cls.__name__  # and not that of a registered parent
+        cls.name = cls.__name__  # instead of the name of a registered parent
 
     def __post_init__(self):
-        """Check the hyperparameter; override this if not every positive number is valid, or others are too."""
+        """Check that the hyperparameter is positive; override this for another range."""
         if (field := self.parameter()) is not None:
             kind = Integral if self.is_counted() else Real
             if not (isinstance(self.hyperparameter, kind) and 0 < self.hyperparameter < float("inf")):
@@ -61,7 +61,7 @@ class Family:
     @classmethod
     def parameter(cls) -> dataclasses.Field | None:
         """Return the field of the hyperparameter; None for a family without one."""
-        for base in reversed(cls.__mro__[:-1]):  # that of the parent, whose class attributes can be fields here
+        for base in reversed(cls.__mro__[:-1]):  # parents first: a subclass can make their class attributes fields
             for field in dataclasses.fields(base) if issubclass(base, Family) else ():
                 if field.name not in Family.__annotations__:
                     return cls.__dataclass_fields__[field.name]

@@ -65,7 +65,7 @@ class Lasso(Family):
         return jnp.where(jnp.abs(matrix) < self.CUT, 0, matrix)
 
 
-# The grid gives a range of sparsities on digits at the default step size; at 1, layers become zero.
+# The grid gives a range of sparsities on digits at the default learning rate; a weight of 1 makes layers zero.
 @register_family(
     "lasso_proximal",
     "any matrix, soft thresholding after each step",

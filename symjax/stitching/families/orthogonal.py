@@ -23,9 +23,9 @@ def polar(matrix):
 def newton_schulz(matrix):
     """Return the nearest orthogonal matrix by iterations W (3 - W'W) / 2, two matrix products each.
 
-    The iterations converge quadratically if all singular values are in (0, sqrt(3)). Therefore W is first divided by an
-    upper bound on the largest one: with G = W'W its square is at most |G^4|_F^(1/4), and that bound is larger by a
-    factor of at most d^(1/8). A singular value of zero stays zero; then W'W is not 1, see `Orthogonal.residual`.
+    The iterations converge quadratically if all singular values are in (0, sqrt(3)). Therefore W is first scaled by an
+    upper bound b on the largest one, with b^2 = |G^4|_F^(1/4) and G = W'W; b^2 is too large by a factor of at most
+    d^(1/8). A singular value of zero stays zero; then W'W is not 1, see `Orthogonal.residual`.
     """
     identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)
     gram = matmul(matrix.T, matrix)

@@ -12,7 +12,7 @@ from symjax.stitching.families.base import Family
 FAMILIES: dict[str, type[Family]] = {}
 """Every registered stitch family by name."""
 
-_OWN = re.compile(r"([\w.]+:[^\W\d]\w*)(?::(.*))?")
+_IMPORT_NAME = re.compile(r"([\w.]+:[^\W\d]\w*)(?::(.*))?")  # package.module:Name or package.module:Name:number
 
 
 def register_family(
@@ -72,7 +72,7 @@ def register_family(
 
 
 def find_family(label: str) -> tuple[type[Family], str] | None:
-    """Return the registered family that a label names and the text of its number, or ""; None if there is none."""
+    """Return the registered family that a label names, and its number as text or ""; None for an unknown name."""
     for name, family in FAMILIES.items():
         pattern = rf"{name}[:=]?(\d+)" if family.is_counted() else rf"{name}(?::(.*))?"
         if match := re.fullmatch(pattern, label):
@@ -113,10 +113,10 @@ def parse_family(text: str) -> Family:
     text = text.strip()
     if known := find_family(text):
         return _make(text, *known)
-    own = _OWN.fullmatch(text)
-    if own is None or text.partition(":")[0] in FAMILIES:
+    imported = _IMPORT_NAME.fullmatch(text)
+    if imported is None or text.partition(":")[0] in FAMILIES:
         raise InputError(f"families: got {text!r}, expected one of {family_names()}{did_you_mean(text, FAMILIES)}")
-    return _make(text, import_named("families", own[1]), own[2] or "")
+    return _make(text, import_named("families", imported[1]), imported[2] or "")
 
 
 def _make(text: str, make: type[Family] | Callable[..., Family] | Family, number: str) -> Family:
@@ -139,7 +139,7 @@ def _make(text: str, make: type[Family] | Callable[..., Family] | Family, number
         raise InputError(f"families: got {text!r}, which cannot be built ({type(error).__name__}: {error})") from error
     if not isinstance(family, Family):
         raise InputError(
-            f"families: got {text!r}, which is {checks.short(family)}, expected a Family or what returns one"
+            f"families: got {text!r}, which is {checks.short(family)}, expected a Family or a function that returns one"
         )
     return family
 
@@ -148,7 +148,7 @@ def parse_families(families: str | Family | Sequence[str | Family]) -> tuple[Fam
     """Return families by their names, without repetitions.
 
     Args:
-      families: names with commas between, as on the command line (see `FAMILIES`), a family, or a sequence of both. A
+      families: comma-separated names, as on the command line (see `FAMILIES`), a family, or a sequence of both. A
         family of your own is a `Family`, or "package.module:Name".
 
     Raises:
@@ -169,5 +169,5 @@ def parse_families(families: str | Family | Sequence[str | Family]) -> tuple[Fam
             raise InputError(f"families: got {checks.short(family)}, expected a Family or its name")
         result.append(parse_family(family) if isinstance(family, str) else family)
     if not result:
-        raise InputError("families: none given")
+        raise InputError("families: got none, expected one or more")
     return tuple(dict.fromkeys(result))
