@@ -62,7 +62,7 @@ EXPERIMENT = Experiment(
                 "relu4": (0.20, 0.21, 0.35, 0.43),
             },
         ),
-        "CKA with normalised channels (called orthogonal there), likewise": PublishedTable(
+        "CKA with normalized channels (orthogonal CKA in the paper), layers by layers": PublishedTable(
             LAYERS,
             {
                 "relu1": (0.98, 0.91, 0.53, 0.37),
@@ -89,9 +89,9 @@ class Settings(RunSettings, SharedSettings):
     examples: int = 500
     """Number of test images on which layers are compared; all if there are fewer."""
     samples: Literal["default", "pool", "flatten", "positions", "first", "last"] = "default"
-    """Features of a convolutional layer, for measures that support several: pool, the mean of each channel over pixels;
-    flatten, each channel of each pixel as a neuron; positions, each pixel as a sample; first or last, one position;
-    default, the default of each measure, which is positions for the CCA family and Procrustes, and flatten for CKA.
+    """Features of a convolutional layer, for measures that support several: pool, the mean of each channel over
+    pixels; flatten, each channel of each pixel as a neuron; positions, each pixel as a sample; first or last, one
+    position; default, the default of each measure: positions for the CCA family and Procrustes, flatten for CKA.
     With positions, the CCA family and CKA need equal map sizes; if sizes differ, only equal layers are compared."""
 
 
@@ -111,7 +111,7 @@ def main(settings: Settings) -> Summary:
     def phases(folder: Path) -> list[dry_run.Phase]:
         missing = missing_pairs(ResultTable(folder, ROWS), measures, pairs)
         needed, to_do = needed_seeds(missing), sum(map(len, missing.values()))
-        counts = {"to_do": len(needed), "there": len(seeds) - len(needed), "together": len(needed)}
+        counts = {"to_do": len(needed), "done": len(seeds) - len(needed), "together": len(needed)}
         counts |= {"images": min(settings.examples, len(dataset.test)), "samples": "positions", "limit": limit}
         return [
             dry_run.layers_phase("members to evaluate", config, dataset, layers, **counts),
@@ -133,9 +133,9 @@ def main(settings: Settings) -> Summary:
                 print(report, file=sys.stderr)
             total = sum(map(len, missing.values()))
             with progress_bar(desc="align", total=total, unit="pair") as bar:
-                for measure, own_pairs in missing.items():
+                for measure, local_pairs in missing.items():
                     bar.set_postfix_str(measure)
-                    for group in in_blocks(pairs, sorted(trained.seeds), own_pairs):
+                    for group in in_blocks(pairs, sorted(trained.seeds), local_pairs):
                         results.add(compare(features, measure, group, compared.seeds, settings.samples))
                         bar.update(len(group))
                     results.assemble()

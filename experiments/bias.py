@@ -1,12 +1,12 @@
-"""Measure the bias of every similarity measure for few examples: its mean value by n / d, less that for many examples.
+"""Measure the bias of similarity measures for few examples: the mean value by n / d, minus that for many examples.
 
 Two representations of n examples and d neurons are drawn: independent standard normals, which have nothing in common,
 and a planted similarity, y = sqrt(s) x + sqrt(1 - s) z with independent normals x and z. The bias is the difference of
 means at n and at a large number of examples (`reference`). If a measure rejects so few examples or is not defined,
 it has no value.
 
-With no argument the command compiles four programs for each of 24 measures, in about two minutes of processor time. A
-repeated command computes nothing; more runs, ratios or measures extend the results.
+By default the command compiles four programs for each of 24 measures, in about two minutes of processor time. Running
+the same command again recomputes nothing; more runs, ratios or measures extend the results.
 """
 
 import dataclasses
@@ -42,13 +42,13 @@ MAIN = tuple(
     "wreath_procrustes held_out_procrustes soft_matching soft_correlation_match linear_predictivity ridge_predictivity "
     "gulp eigenspace_overlap rsa distance_correlation mutual_knn cknna rank_similarity".split()
 )
-MOST = 10**5  # neurons, runs and examples
+MAX_COUNT = 10**5  # largest number of neurons, runs and examples
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     measures: str = "main"
-    """Comma-separated names of symjax.similarity.MEASURES; main, one or a few of each kind; or all."""
+    """Comma-separated names of symjax.similarity.MEASURES; or main, a few of each kind; or all."""
     neurons: int = 16
     """Neurons d of each representation."""
     ratios: tuple[float, ...] = (0.5, 1.0, 4.0)
@@ -118,10 +118,10 @@ def main(settings: Settings) -> Summary:
 def check(settings: Settings) -> None:
     """Raise an InputError for a setting out of its range."""
     for name, low in {"neurons": 1, "runs": 2}.items():
-        if not low <= getattr(settings, name) <= MOST:
-            raise InputError(f"{name}: got {getattr(settings, name)}, expected {low} or more, up to {MOST}")
-    if settings.reference > MOST:
-        raise InputError(f"reference: got {settings.reference}, expected at most {MOST}")
+        if not low <= getattr(settings, name) <= MAX_COUNT:
+            raise InputError(f"{name}: got {getattr(settings, name)}, expected {low} or more, up to {MAX_COUNT}")
+    if settings.reference > MAX_COUNT:
+        raise InputError(f"reference: got {settings.reference}, expected at most {MAX_COUNT}")
     if not 0 <= settings.seed < 2**31:
         raise InputError(f"seed: got {settings.seed}, expected an integer from 0 to {2**31 - 1}")
     if not 0 <= settings.share <= 1:
@@ -178,7 +178,7 @@ def compile_measure(measure: str, examples: int, neurons: int, count: int):
     Return None where the measure rejects so few examples.
     """
     fn, shape = MEASURES[measure].fn, jax.ShapeDtypeStruct((count, examples, neurons), np.float32)
-    # A minute of compilation, and less than a second of most programs: the compiler's optimization costs more.
+    # Compilation takes a minute and most programs less than a second, so optimization costs more than it saves.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     program = jax.jit(lambda x, y: jax.lax.map(lambda pair: fn(*pair), (x, y)), compiler_options=options)
     try:

@@ -2,8 +2,9 @@
 
 Networks that differ in the learning rate and the seed are trained, and the distance of one layer is computed between
 all pairs. Average linkage divides the networks into as many clusters as there are learning rates; the adjusted Rand
-index says how far clusters and learning rates agree. With no argument: 4 narrow Myrtle CNNs for each of 5 learning
-rates on scikit-learn's digits. A repeated command computes nothing; more seeds or rates extend the results.
+index says how far clusters and learning rates agree. By default 4 narrow Myrtle CNNs are trained for each of 5 learning
+rates on scikit-learn's digits. Running the same command again recomputes nothing; more seeds or rates extend the
+results.
 """
 
 import dataclasses
@@ -117,10 +118,10 @@ def accuracy_table(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, limit: f
     table = ResultTable(folder, ACCURACY)
     labels = [label(members.config, seed) for members in zoos for seed in members.seeds]
     for members in zoos:
-        own = pd.DataFrame({"model": [label(members.config, seed) for seed in members.seeds]})
-        if len(table.missing(own)):
+        keys = pd.DataFrame({"model": [label(members.config, seed) for seed in members.seeds]})
+        if len(table.missing(keys)):
             columns = {"learning_rate": members.config.recipe.learning_rate, "seed": members.seeds}
-            table.add(own.assign(**columns, accuracy=test_percent(members, dataset, limit)))
+            table.add(keys.assign(**columns, accuracy=test_percent(members, dataset, limit)))
     return table.select(pd.DataFrame({"model": labels}))
 
 

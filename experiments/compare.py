@@ -2,8 +2,8 @@
 
 Each argument is a network: a file .npy, .npz, .safetensors or .h5, or a folder of such files with one layer in each, of
 arrays (examples, ..., channels). The entry or file "ids" holds IDs of the examples. All layers of all pairs of networks
-are compared by several measures. A repeated command computes nothing; more networks or measures extend the results
-in the same folder (--out).
+are compared by several measures. Running the same command again recomputes nothing; more networks or measures extend
+the results in the same folder (--out).
 """
 
 import dataclasses
@@ -45,11 +45,12 @@ class Settings:
     networks: tyro.conf.Positional[tuple[Path, ...]]
     """Files or folders of activations, one for each network."""
     measures: str = "cka,svcca,procrustes_distance"
-    """Measures, separated by commas. The first distance among them places the networks in a plane."""
+    """Comma-separated names of symjax.similarity.MEASURES. The first distance among them places the networks in a
+    plane."""
     layers: Literal["all", "same"] = "all"
     """Whether all layers are compared with each other, or only those of equal names."""
     select: Annotated[str | None, optional("NAMES", "all")] = None
-    """Names of the layers that are read, separated by commas."""
+    """Comma-separated names of the layers that are read."""
     samples: Literal["default", "positions", "flatten", "pool"] = "default"
     """How feature maps become samples: each pixel, the whole map, or the mean over pixels."""
     layout: Literal["nhwc", "nchw"] = "nhwc"
@@ -57,11 +58,11 @@ class Settings:
     join: Literal["equal", "inner"] = "equal"
     """equal requires the same IDs of examples in all networks; inner compares the examples that all have."""
     examples: Annotated[int | None, optional("INT", "all")] = None
-    """The first examples that are compared."""
+    """Number of examples that are compared, from the first one."""
     resamples: int = 0
-    """Random halves of the examples for 95 % intervals of all values; 0 for none."""
+    """Number of random halves of the examples for 95 % intervals of all values; 0 for none."""
     permutations: int = 0
-    """Permutations of the examples for p values of all values; 0 for none."""
+    """Number of permutations of the examples for p values of all values; 0 for none."""
     seed: int = 0
     """Seed of halves and permutations."""
     out: Annotated[Path | None, optional("DIR", "runs/compare/ and a name made from files and settings")] = None
@@ -160,8 +161,8 @@ def compute(
             parts = []
             for measure in rows.measure:
                 layers = layers_option(measure, settings.samples, shapes) if settings.layers == "all" else "same"
-                own = samples_option(measure, settings.samples)
-                parts.append(compare(*sides, measure, names=(a, b), layers=layers, **own, **options).table)
+                samples = samples_option(measure, settings.samples)
+                parts.append(compare(*sides, measure, names=(a, b), layers=layers, **samples, **options).table)
             results.add(pd.concat(parts).assign(**dict(zip(PAIR, pair, strict=True))))
             bar.update()
     results.assemble()

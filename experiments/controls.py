@@ -34,7 +34,7 @@ class Comparison:
         return not self.controls and self.losses == (TASK,)
 
     def add_to(self, plan: Plan, left_out: Sequence[str]) -> tuple[Plan, str]:
-        """Return the plan with controls and losses, and a sentence that names what is left out, before and here."""
+        """Return the plan with controls and losses, and a sentence that names `left_out` and what is left out here."""
         controls = CONTROLS if self.controls else ()
         full = plan.with_controls(controls, self.losses)
         wrong = [junction for junction in full.junctions if junction.control == WRONG_LAYER]
@@ -58,7 +58,7 @@ NOTHING = Comparison()
 
 
 def parse_losses(text: str) -> tuple[str, ...]:
-    """Parse losses with commas between.
+    """Parse comma-separated losses.
 
     Raises:
       InputError: there are none, or one is unknown or repeated.

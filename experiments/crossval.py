@@ -27,7 +27,7 @@ from symjax.stitching.selection import choose, grids, with_numbers
 from symjax.tables import mean
 
 DEFAULTS = "; ".join(f"{family} {','.join(map('{:g}'.format, values))}" for family, values in grids().items())
-WHOSE = ", ".join(f"{name} ({FAMILIES[name].parameter().name})" for name in grids())
+FAMILIES_WITH_GRID = ", ".join(f"{name} ({FAMILIES[name].parameter().name})" for name in grids())
 
 EXPERIMENT = Experiment(
     place=30,
@@ -44,7 +44,10 @@ EXPERIMENT = Experiment(
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
     family: Annotated[
-        str, tyro.conf.arg(help=f"Whose number is chosen: {WHOSE}, or package.module:Name for your own.")
+        str,
+        tyro.conf.arg(
+            help=f"Family whose number is chosen: {FAMILIES_WITH_GRID}, or package.module:Name for your own."
+        ),
     ] = "birkhoff"
     values: Annotated[str | None, optional("NUMBERS", DEFAULTS)] = None
     """Comma-separated values to choose from; the first one is chosen among equally good ones."""
@@ -77,7 +80,7 @@ def main(settings: Settings) -> Summary:
 def conclusion(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:
     """Return the penalty of the values chosen by validation, and of one value for all pairs and layers.
 
-    The single value is chosen by validation, too, never by the test images.
+    Validation also chooses the single value.
 
     Args:
       fixed: rows of all values, with families named family:value.

@@ -67,14 +67,16 @@ def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
     """Return the tyro annotation of a flag whose default depends on the data set; --help lists the defaults."""
     value = getattr(DatasetDefaults(), name)
     values = {dataset: getattr(defaults, name) for dataset, defaults in DATASET_DEFAULTS.items()}
-    parts = [f"{dataset} {own}" for dataset, own in values.items() if own != value]
-    models = {f"{model} on {dataset}": own.get(name, value) for (dataset, model), own in MODEL_DEFAULTS.items()}
-    parts += [f"{model} {own}" for model, own in models.items() if own != value]
+    parts = [f"{dataset} {default}" for dataset, default in values.items() if default != value]
+    models = {f"{model} on {dataset}": defs.get(name, value) for (dataset, model), defs in MODEL_DEFAULTS.items()}
+    parts += [f"{model} {default}" for model, default in models.items() if default != value]
     text = ", ".join([*parts, f"{'otherwise ' if parts else ''}{otherwise or value}"])
     if name in TRANSFORMER:
         return optional(metavar, f"{text}; transformers {TRANSFORMER[name]}")
-    transformers = {dataset: own[name] for dataset, own in TRANSFORMER_DEFAULTS.items() if name in own}
-    parts = [f"{own} on {dataset}" if dataset else f"otherwise {own}" for dataset, own in transformers.items()]
+    transformers = {dataset: defaults[name] for dataset, defaults in TRANSFORMER_DEFAULTS.items() if name in defaults}
+    parts = [
+        f"{default} on {dataset}" if dataset else f"otherwise {default}" for dataset, default in transformers.items()
+    ]
     return optional(metavar, f"{text}; transformers: {', '.join(parts)}" if parts else text)
 
 

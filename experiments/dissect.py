@@ -2,8 +2,8 @@
 
 By default the networks are narrow residual networks with and without ReLU on the outputs of their blocks, trained on
 composites of digits, strokes, colours, textures and quadrants. The outputs of the last two blocks are dissected in the
-bases Q^0, Q^0.1, ..., Q^1, after a permutation, and after an element of G_ReLU. Missing networks are trained first. The
-same command again computes nothing twice; more seeds, layers or powers extend the results.
+bases Q^0, Q^0.1, ..., Q^1, after a permutation, and after an element of G_ReLU. Missing networks are trained first.
+Running the same command again recomputes nothing; more seeds, layers or powers extend the results.
 """
 
 import dataclasses
@@ -57,8 +57,8 @@ class Settings(RunSettings):
     """Data set on which the networks are trained: the default, composites with masks of their concepts; or, with
     --concepts, any images, as in python -m experiments.zoo."""
     model: str = "resnet20"
-    """A name of symjax.models.MODELS, or package.module:build. Of a residual network a second zoo is trained, without
-    ReLU on the outputs of the blocks."""
+    """A name of symjax.models.MODELS, or package.module:build. For a residual network a second zoo is trained, without
+    ReLU on the outputs of its blocks."""
     model_options: Annotated[str, optional("NAME=VALUE,...", "blocks=(1,1,1) for resnet20 on composites")] = ""
     """Options of the model, as in blocks=(1,1,1)."""
     width: Annotated[int | None, optional("INT", "8 on composites, otherwise as for python -m experiments.zoo")] = None
@@ -70,7 +70,7 @@ class Settings(RunSettings):
     ] = None
     """Initial learning rate, before the schedule is applied."""
     seeds: str = "5"
-    """Seeds of the members: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9 (a single seed: 3,)."""
+    """Seeds of the members: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9, or 3, for one seed."""
     layers: Annotated[str | None, optional("NAMES", "outputs of the last two blocks, or the last point")] = None
     """Comma-separated names of stitch points, as in block2.1,block3.1, or all."""
     concepts: Annotated[Path | None, optional("DIR", "composites and their masks")] = None
@@ -82,15 +82,15 @@ class Settings(RunSettings):
     basis_seed: int = 0
     """Seed of the random matrices; each member has its own."""
     quantile: float = 0.02
-    """Fraction of a unit's activations that are above its threshold. NetDissect uses 0.005; the concepts of composites
-    are larger."""
+    """Fraction of a unit's activations that are above its threshold. NetDissect uses 0.005; the concepts of
+    composites are larger."""
     iou: float = 0.04
-    """A unit detects a concept if its best IoU exceeds this value."""
+    """IoU above which a unit detects a concept."""
     zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
     """Folder with a folder for each zoo; missing members are trained."""
 
     def zoo_config(self) -> ZooConfig:
-        """Return the configuration of the model as it is named, with the defaults of this experiment on composites."""
+        """Return the configuration of --model, with the defaults of this experiment on composites."""
         settings = self
         if self.dataset == COMPOSITES:
             values = {name: value for name, value in DEFAULTS.items() if getattr(self, name) is None}
@@ -194,7 +194,7 @@ def phases(settings: Settings, request: Request, dataset, folder: Path, segmente
         path = settings.variant_path(name, config)
         results.append(dry_run.zoo_phase(config, dataset, request.seeds, path, limit, name=f"members to train{suffix}"))
         to_do = len(request.missing_seeds(ResultTable(folder, ROWS), name))
-        counts = {"to_do": to_do, "there": len(request.seeds) - to_do, "together": to_do, "images": images}
+        counts = {"to_do": to_do, "done": len(request.seeds) - to_do, "together": to_do, "images": images}
         phase = dry_run.layers_phase(
             f"members to dissect{suffix}", config, dataset, request.layers, **counts, samples="positions", limit=limit
         )

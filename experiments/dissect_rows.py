@@ -23,7 +23,7 @@ class Request(NamedTuple):
 
     Attributes:
       variants: {name: configuration of the zoo}.
-      seeds: of the members.
+      seeds: seeds of the members.
       layers: names of stitch points.
       powers: exponents a of the rotations Q^a, in ascending order.
     """
@@ -71,10 +71,10 @@ def to_tables(
     """Return the rows of units.csv and of results.csv, without the columns variant and layer.
 
     Args:
-      dissection: of the members with these seeds, in the bases of `exponents`.
+      dissection: dissection of the members with these seeds, in the bases of `exponents`.
       threshold: IoU above which a unit detects a concept.
       exponents: {basis: exponent}, as in `Request.bases`.
-      seeds: of the members.
+      seeds: seeds of the members.
     """
     (labels, best), counts = dissection.labels(threshold), dissection.detectors(threshold)
     members, bases, units = labels.shape

@@ -37,7 +37,7 @@ class Phase(NamedTuple):
 
     Attributes:
       name: the items of the phase, such as "members to train".
-      to_do, there: numbers of remaining and of completed items.
+      to_do, done: numbers of remaining and of completed items.
       flops: floating-point operations of the remaining items; None if they are not counted.
       memory: estimate of the memory on each device; None if it is not known.
       at_once: largest number of items on one device at a time.
@@ -49,7 +49,7 @@ class Phase(NamedTuple):
 
     name: str
     to_do: int
-    there: int
+    done: int
     flops: float | None = None
     memory: MemoryEstimate | None = None
     at_once: int = 0
@@ -69,8 +69,8 @@ def stop(
 ) -> None:
     """Raise `DryRunReport` with the report in a dry run; otherwise return.
 
-    Call it after all flags are checked and before anything is written. With a limit of device memory phases are
-    computed without a dry run, too, so that settings that do not fit are refused before anything is trained.
+    Call it after all flags are checked and before anything is written. With a limit of device memory the phases are
+    computed in every run, so that settings that do not fit are refused before anything is trained.
 
     Args:
       settings: settings of the command.
@@ -134,9 +134,9 @@ def zoo_phases(
     phases = []
     for (name, (config, seeds, _)), lacking in zip(groups.items(), left, strict=True):
         flops = sum(estimate.training_flops(config, dataset, epochs) for epochs in lacking.values())
-        there = len(seeds) - len(lacking)
+        done = len(seeds) - len(lacking)
         rule = config.rule is not None  # its schedule is determined during training
-        phases.append(Phase(name, len(lacking), there, flops, memory if lacking else None, together, at_most=rule))
+        phases.append(Phase(name, len(lacking), done, flops, memory if lacking else None, together, at_most=rule))
     return phases
 
 
@@ -147,7 +147,7 @@ def layers_phase(
     layers: Sequence[str],
     *,
     to_do: int,
-    there: int,
+    done: int,
     together: int,
     images: int,
     samples: str,
@@ -157,13 +157,13 @@ def layers_phase(
     network, image = config.network(dataset), dataset.test.images.shape[1:]
     points = network.parse_points(",".join(layers))
     if not to_do:
-        return Phase(name, 0, there, 0.0)
+        return Phase(name, 0, done, 0.0)
     options = {"samples": samples, "dtype": dataset.input_dtype}
     batch_size = min(images, representations.BATCH)
     memory = representations.features_program(network, image, points, batch_size=batch_size, **options).memory
     flops = to_do * images * forward_flops(config, dataset, max(points))
     stored = together * images * representations.bytes_per_image(network, image, points, **options)
-    return Phase(name, to_do, there, flops, memory, on_a_device(together, memory, limit), stored=stored)
+    return Phase(name, to_do, done, flops, memory, on_a_device(together, memory, limit), stored=stored)
 
 
 def forward_flops(config: ZooConfig, dataset: Dataset, point: int | None = None) -> float:
@@ -223,7 +223,7 @@ def report(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Pha
 
 
 def _column(phase: Phase, here: int, rate: float | None) -> dict[str, str]:
-    column = {"to do": str(phase.to_do), "done": str(phase.there)}
+    column = {"to do": str(phase.to_do), "done": str(phase.done)}
     bound = "at most " if phase.at_most else ""
     if not phase.to_do:
         return column

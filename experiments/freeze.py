@@ -153,7 +153,7 @@ def parse_schedule(settings: Settings, name: str, layers: int) -> tuple[int, ...
         return freezing.linear_schedule(layers, settings.zoo_config().recipe.epochs, settings.begin, settings.end)
     freeze = tuple(map(int, name.split("/")))
     if len(freeze) > layers:
-        raise InputError(f"schedules: {name} has {len(freeze)} epochs, expected at most {layers}, one for each layer")
+        raise InputError(f"schedules: got {name}, {len(freeze)} epochs, expected at most {layers}, one for each layer")
     return freeze
 
 

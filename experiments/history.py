@@ -78,7 +78,7 @@ class HistorySettings(RunSettings, FeatureSettings):
             missing = ResultTable(folder, schema).missing(snapshot_keys(measures, seeds, epochs))
             # Each network is also evaluated at the end of its training.
             counts_by_seed = [1 + count for count in missing.groupby("seed").epoch.nunique()]
-            counts = {"to_do": sum(counts_by_seed), "there": 0, "together": max(counts_by_seed, default=0)}
+            counts = {"to_do": sum(counts_by_seed), "done": 0, "together": max(counts_by_seed, default=0)}
             total, to_do = len(seeds) * len(measures) * len(epochs), len(missing)
             return [
                 self.layers_phase("snapshots to evaluate", dataset, layers, **counts),

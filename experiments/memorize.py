@@ -122,7 +122,7 @@ def phases(
     models = models_of(seeds)
     missing = missing_pairs(ResultTable(folder, ROWS), measures, models)
     to_do, every = sum(map(len, missing.values())), len(measures) * len(pairs_of(models))
-    counts = {"to_do": len(models) if to_do else 0, "there": 0 if to_do else len(models), "together": len(seeds)}
+    counts = {"to_do": len(models) if to_do else 0, "done": 0 if to_do else len(models), "together": len(seeds)}
     features = settings.layers_phase("members to evaluate", dataset, layers, **counts)
     return [features._replace(stored=2 * features.stored), dry_run.Phase("pairs to compare", to_do, every - to_do)]
 

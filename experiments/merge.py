@@ -36,7 +36,7 @@ class Settings:
 def main(settings: Settings) -> None:
     folders = list(dict.fromkeys(settings.folders))
     if not folders:
-        raise InputError("folders: none given")
+        raise InputError("folders: got none, expected one or more")
     out = settings.out or default_out(folders)
     kind = kind_of(folders[0])
     experiment = registry.find(kind)
@@ -62,15 +62,15 @@ def results_in(folder: Path, name: str, experiment: registry.Experiment) -> list
     if experiment.results is None:
         schemas += [value for value in constants if isinstance(value, Schema)]
     tables = {schema.name: ResultTable(folder, schema) for schema in schemas}
-    own = tables.pop("results") if experiment.results is None else experiment.results(folder)
-    return [own, *tables.values()]
+    counted = tables.pop("results") if experiment.results is None else experiment.results(folder)
+    return [counted, *tables.values()]
 
 
 def default_out(folders: list[Path]) -> Path:
-    """Return the folder of the whole for folders of tasks, by their names."""
+    """Return the folder of the whole command, by the names of the folders of its tasks."""
     wholes = {split_name(folder)[0] if split_name(folder)[1] else None for folder in folders}
     if len(wholes) > 1 or None in wholes:
-        raise InputError("out: the folders are not NAME.task-I-of-N of one NAME; say where to merge them (--out)")
+        raise InputError("out: got none for folders that are not NAME.task-I-of-N of one NAME, expected a folder")
     return wholes.pop()
 
 
@@ -78,10 +78,10 @@ def kind_of(folder: Path) -> str:
     """Return the name of the command that wrote a run folder."""
     path = folder / files.CONFIG
     if not path.exists():
-        raise InputError(f"folders: {folder} is no run folder: it has no {files.CONFIG}")
+        raise InputError(f"folders: got {folder}, which has no {files.CONFIG}, expected a run folder")
     document = files.read_json(path)
     if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-        raise InputError(f"folders: {path} was not written by symjax")
+        raise InputError(f"folders: got {path}, which symjax did not write, expected the file of a run folder")
     return document["kind"]
 
 
@@ -91,8 +91,8 @@ def unfinished(folders: list[Path], reported: bool) -> list[str]:
     lines = [f"not finished: {folder}" for folder, end in zip(folders, ended, strict=True) if not end]
     tasks = [task for _, task in map(split_name, folders) if task]
     if len({count for _, count in tasks}) == 1:
-        count, there = tasks[0][1], {number for number, _ in tasks}
-        lines += [f"not there: task {i}/{count}" for i in range(1, count + 1) if i not in there]
+        count, given = tasks[0][1], {number for number, _ in tasks}
+        lines += [f"missing: task {i}/{count}" for i in range(1, count + 1) if i not in given]
     return lines
 
 
@@ -100,13 +100,13 @@ def whole_command(folders: list[Path], out: Path) -> str | None:
     """Return the command for the merged folder; None if no task has finished."""
     for folder in folders:
         if (folder / summary.SUMMARY).exists():
-            words, kept = shlex.split(summary.read(folder).command), []
+            words, other_words = shlex.split(summary.read(folder).command), []
             skip = False
             for word in words:
                 if not skip and word.partition("=")[0] not in ("--task", "--out"):
-                    kept.append(word)
+                    other_words.append(word)
                 skip = not skip and word in ("--task", "--out")
-            return shlex.join([*kept, "--out", str(out)])
+            return shlex.join([*other_words, "--out", str(out)])
     return None
 
 

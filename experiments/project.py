@@ -1,9 +1,9 @@
 """Measure the accuracy of networks of which one layer is projected onto its top k directions (Raghu et al. 2017).
 
 Directions are principal components, those of CCA, SVCCA and PLS with the same layer of another network, neurons of the
-largest norm, or random. A layer needs few directions if the accuracy survives with small k. With no argument: a zoo of
-4 narrow Myrtle CNNs on scikit-learn's digits, every layer. The zoo is trained if it is missing. The same command again
-computes nothing; more seeds, layers, methods or directions extend the results.
+largest norm, or random. A layer needs few directions if the accuracy survives with small k. By default every layer of a
+zoo of 4 narrow Myrtle CNNs on scikit-learn's digits is projected. Missing members are trained first. Running the same
+command again recomputes nothing; more seeds, layers, methods or directions extend the results.
 """
 
 import dataclasses
@@ -40,14 +40,14 @@ LOSS = 1.0  # percentage points of accuracy that a sufficient number of directio
 @dataclasses.dataclass(frozen=True)
 class Settings(RunSettings):
     methods: str = ",".join(METHODS)
-    """Methods that choose directions: pca, cca, svcca, pls, neurons, random, separated by commas."""
+    """Comma-separated methods that choose directions: pca, cca, svcca, pls, neurons, random."""
     directions: str = "0,1,2,3,4,6,8,12,16,24,32,48,64,96,128,192,256,384,512"
-    """Numbers of directions, separated by commas; those above the channels of a layer are left out, and all channels
-    are added."""
+    """Comma-separated numbers of directions; those above the channels of a layer are left out, and all channels are
+    added."""
     layers: str = "all"
-    """Stitch points by name, such as relu1,relu3, or all."""
+    """Comma-separated names of stitch points, as in relu1,relu3, or all."""
     examples: int = 1000
-    """Training images from which directions are computed; all if there are fewer."""
+    """Number of training images from which directions are computed; all if there are fewer."""
     direction_seed: int = 0
     """Seed of random directions."""
 
@@ -119,7 +119,7 @@ def parse_directions(text: str) -> list[int]:
 def request(seeds, point: int, methods: list[str], directions: list[int], channels: int) -> pd.DataFrame:
     """Return the keys of the rows of one layer; all channels are always among the directions.
 
-    The partner is the other network of methods that compare two networks, that of the next seed; otherwise it is -1.
+    Methods that compare two networks have the network of the next seed as partner; for others the partner is -1.
     """
     ks = [*(k for k in directions if k < channels), channels]
     next_seed = partners(seeds)

@@ -2,8 +2,9 @@
 
 Networks that differ in their seed are matched pair by pair, by permutations of units and by permutations with positive
 scales. Loss and accuracy are computed on the line between each two, before and after matching, without correction and
-with the statistics of units repaired. Then all networks are merged into one. With no argument: 4 multilayer perceptrons
-on scikit-learn's digits. A repeated command computes nothing; more pairs, methods or groups extend the results.
+with the statistics of units repaired. Then all networks are merged into one. By default the networks are 4 multilayer
+perceptrons on scikit-learn's digits. Running the same command again recomputes nothing; more pairs, methods or groups
+extend the results.
 """
 
 import dataclasses
@@ -55,21 +56,22 @@ NAIVE = ("none", "none")
 @dataclasses.dataclass(frozen=True)
 class Settings(ZooSettings):
     model: str = "mlp"
-    """As for the other commands; mlp, vgg11, vgg11_bn, resnet20 and resnet20_ln are those of the published figures."""
+    """A name of symjax.models.MODELS, or package.module:build. The published figures are of mlp, vgg11, vgg11_bn,
+    resnet20 and resnet20_ln."""
     methods: str = "weights,activations"
-    """How networks are matched, with commas between: weights, activations, both, straight_through, sinkhorn."""
+    """Comma-separated methods of matching: weights, activations, both, straight_through, sinkhorn."""
     groups: str = "permutation,scaled_permutation"
-    """Groups of the elements, with commas between: permutation, scaled_permutation, largest."""
+    """Comma-separated groups of the elements: permutation, scaled_permutation, largest."""
     pairs: str = "all"
-    """Number of pairs of networks, drawn at random; or all."""
+    """Number of pairs of networks to draw, or all."""
     pair_seed: int = 0
-    """Seed of the order of pairs."""
+    """Seed of the random choice of pairs."""
     ts: int = 25
-    """Positions on the line between two networks, the ends included; an odd number has a midpoint."""
+    """Number of positions on the line between two networks, with its ends; an odd number includes the midpoint."""
     examples: Annotated[int | None, optional("INT", "all")] = None
-    """Training images for matching by activations, for statistics of units, and for the training loss on the line."""
+    """Number of training images for matching by activations, statistics of units, and the training loss on the line."""
     restarts: int = 1
-    """Starts of each matching, of which the best is taken."""
+    """Number of starts of each matching, of which the best is taken."""
     zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
     """Folder of the zoo; missing members are trained."""
     out: Annotated[Path | None, optional("DIR", "runs/rebasin/ and a name made from the settings")] = None
@@ -183,10 +185,10 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
             ends[1] = act_all(symmetry, ends[1], element)
             for i, line in enumerate(lines.to_dict("records")):
                 objective = info.objective[i]
-                own = pd.DataFrame({"sweep": range(len(objective)), "objective": objective})
-                sweeps.add(own.assign(converged=bool(info.converged[i]), **line))
-                own = [(name, place, values[i]) for place, (name, values) in enumerate(info.gain.items())]
-                gains.add(pd.DataFrame(own, columns=["space", "place", "gain"]).assign(**line))
+                rows = pd.DataFrame({"sweep": range(len(objective)), "objective": objective})
+                sweeps.add(rows.assign(converged=bool(info.converged[i]), **line))
+                rows = [(name, place, values[i]) for place, (name, values) in enumerate(info.gain.items())]
+                gains.add(pd.DataFrame(rows, columns=["space", "place", "gain"]).assign(**line))
         frames = []
         for statistics in ("interpolated", "repair"):
             options = {"examples": settings.examples, "max_device_memory": settings.memory_limit}
@@ -207,7 +209,7 @@ def match_all(trained: zoo.Zoo, dataset: Dataset, a: Member, b: Member, method: 
 
 
 def features_data(dataset: Dataset, settings: Settings) -> np.ndarray:
-    """Return the training inputs for what compares features."""
+    """Return the normalized training inputs on which features are compared."""
     return np.asarray(normalize(dataset.train.images[: settings.examples], dataset.mean, dataset.std))
 
 
@@ -252,7 +254,7 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
 
 
 def pairwise_cycle_error(trained: zoo.Zoo, group: str) -> float:
-    """Return the cycle error of weight matching of each pair on its own."""
+    """Return the cycle error if each pair is matched by weights on its own."""
     seeds = range(len(trained.seeds))
     pairs = [(i, j) for i in seeds for j in seeds if i < j]
     a, b = (parallel.take(trained.members, [pair[side] for pair in pairs]) for side in (0, 1))

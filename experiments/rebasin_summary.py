@@ -50,10 +50,10 @@ def table_of(rows: pd.DataFrame) -> pd.DataFrame:
     lines, table = per_line(rows), {}
     for label, group in lines.groupby("alignment", sort=False):
         table[label] = {}
-        for statistics, own in group.groupby("statistics", sort=False):
+        for statistics, corrected in group.groupby("statistics", sort=False):
             after = CORRECTIONS[statistics]
-            table[label][f"midpoint accuracy (%){after}"] = _interval(own, "midpoint", 1)
-            table[label][f"test loss barrier{after}"] = _interval(own, "barrier", 3)
+            table[label][f"midpoint accuracy (%){after}"] = _interval(corrected, "midpoint", 1)
+            table[label][f"test loss barrier{after}"] = _interval(corrected, "barrier", 3)
     ends = lines[lines.statistics == "interpolated"].drop_duplicates(PAIR)
     table["ends"] = {"midpoint accuracy (%)": f"{ends.ends.mean():.1f}"}
     return pd.DataFrame.from_dict(table, orient="index").fillna("").rename_axis("alignment")
@@ -118,8 +118,9 @@ def conclusion(rows: pd.DataFrame) -> str:
 
 def scale_effect(lines: pd.DataFrame, method: str, statistics: str) -> tuple[float, float, float] | None:
     """Return how much lower the loss barrier is with scales, the mean over pairs and its interval."""
-    own = lines[lines.statistics == statistics].set_index(PAIR)
-    without, scaled = (own[own.alignment == f"{method}, {group}"] for group in ("permutation", "scaled_permutation"))
+    lines = lines[lines.statistics == statistics].set_index(PAIR)
+    groups = ("permutation", "scaled_permutation")
+    without, scaled = (lines[lines.alignment == f"{method}, {group}"] for group in groups)
     if not len(without) or not len(scaled):
         return None
     difference = (without.barrier - scaled.barrier).dropna()
@@ -127,7 +128,7 @@ def scale_effect(lines: pd.DataFrame, method: str, statistics: str) -> tuple[flo
 
 
 def interval(values: np.ndarray, pairs: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the mean and its 95 % interval over networks; NaN ends for fewer than three, or one in all pairs."""
+    """Return the mean and its 95 % interval over networks, with NaN ends for fewer than 3, or if one is in all pairs."""
     pairs = pairs.to_numpy()
     networks = np.unique(pairs)
     if len(networks) < 3 or any((pairs == network).any(1).all() for network in networks):

@@ -3,8 +3,8 @@
 By default the networks are 4 small LSTMs, trained on the characters of Python's help pages. Distances are PWCCA, CCA,
 cosine and Euclidean. In the first experiment the states at each of the last 20 tokens of a context are compared with
 those at the last token. In the second a token is repeated 20 times after a share of the context, and the states after
-the repeats are compared with those before. Missing networks are trained first. A repeated command computes nothing
-twice; more seeds, measures or shares extend the results.
+the repeats are compared with those before. Missing networks are trained first. Running the same command again
+recomputes nothing; more seeds, measures or shares extend the results.
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ def main(settings: Settings) -> Summary:
 
     def phases(folder: Path) -> list[dry_run.Phase]:
         missing = ResultTable(folder, ROWS).missing(requested(measures, seeds, layers, shares, settings.steps))
-        counts = {"to_do": missing.seed.nunique(), "there": len(seeds) - missing.seed.nunique(), "together": 1}
+        counts = {"to_do": missing.seed.nunique(), "done": len(seeds) - missing.seed.nunique(), "together": 1}
         options = {"images": (1 + len(shares)) * len(contexts), "samples": "positions", "limit": settings.memory_limit}
         return [dry_run.layers_phase("members to compare", config, dataset, layers, **counts, **options)]
 
@@ -145,8 +145,8 @@ def requested(measures, seeds, layers, shares, steps: int) -> pd.DataFrame:
         REPEATS: (shares, compared_repeats(steps)),
     }
     parts = [
-        pd.MultiIndex.from_product([[name], its_shares, measures, sorted(seeds), layers, its_steps], names=list(KEY))
-        for name, (its_shares, its_steps) in shares_and_steps.items()
+        pd.MultiIndex.from_product([[name], row_shares, measures, sorted(seeds), layers, row_steps], names=list(KEY))
+        for name, (row_shares, row_steps) in shares_and_steps.items()
     ]
     return pd.concat([part.to_frame(index=False) for part in parts], ignore_index=True)
 

@@ -29,12 +29,12 @@ def state_distances(
     The experiments are
 
     * positions: the states at each of the last `steps` positions against those at the last position.
-    * unrelated: the states at the first of these positions, of other contexts, against those at the last position.
+    * unrelated: the states of other contexts at the first of these positions against those at the last position.
     * repeats: the states after repeats of a token against those before the repeats.
 
     Args:
-      states: function from tokens (n, length) to {layer: states (n, length, channels)}. A state may depend on the
-        tokens up to its position only.
+      states: function from tokens (n, length) to {layer: states (n, length, channels)}. A state depends only on the
+        tokens up to its position.
       contexts: tokens (n, length).
       shares: percentages of the tokens of a context after which the last token is repeated.
       steps: number of positions, and of repeats.

@@ -29,7 +29,7 @@ class PublishedTable(NamedTuple):
     rows: Mapping[str, Sequence]
 
     def to_frame(self) -> "pd.DataFrame":
-        """Return them as a table."""
+        """Return the table as a data frame."""
         import pandas as pd  # imported here, since the list of commands does not need it
 
         return pd.DataFrame.from_dict(dict(self.rows), orient="index", columns=list(self.columns))
@@ -47,12 +47,13 @@ class Experiment:
     """An experiment in the report, and how its run folders are merged.
 
     Attributes:
-      place: of its runs in the report, where places ascend.
-      published: figures to stand beside ours, by caption, read off tables and plots of papers.
-      published_on: the data set of these figures; None if they are of no data set.
-      results: the results in the folder that it is called with; by default the tables of the `Schema`s of its module.
-      unit: of the number that `merge` returns.
-      reports_unfinished: whether `merge` prints what is not finished. Otherwise a run that has no summary is not.
+      place: its place in the report, in which experiments are sorted by this number.
+      published: published figures by caption, read off tables and plots of papers, to stand beside ours.
+      published_on: the data set of these figures; None if they are not of one data set.
+      results: function from a run folder to its results; by default the tables of the `Schema`s of its module.
+      unit: what the number that `Results.merge` returns counts.
+      reports_unfinished: whether `Results.merge` prints what is not finished; otherwise runs without a summary are
+        reported.
     """
 
     place: float
@@ -70,7 +71,7 @@ def files() -> dict[str, Path]:
 
 
 def commands() -> dict[str, str]:
-    """Return the first line of the docstring of each command; modules are not imported, which would take seconds."""
+    """Return the first line of the docstring of each command, without imports, which would take seconds."""
     sources = {name: path.read_text(encoding="utf-8") for name, path in files().items()}
     docstrings = {name: ast.get_docstring(ast.parse(s)) for name, s in sources.items() if "\n    run_command(" in s}
     return {name: (docstring or "").partition("\n")[0] for name, docstring in docstrings.items()}

@@ -15,7 +15,7 @@ from experiments.summary import SUMMARY, Summary
 from symjax.errors import InputError
 from symjax.ops import files, runs
 
-OTHER = registry.Experiment(place=math.inf)  # of a run of an experiment that is not known here
+OTHER = registry.Experiment(place=math.inf)  # for runs of experiments that are not in the registry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ def main(settings: Settings) -> None:
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"out: {settings.out} cannot be a folder ({error.strerror})") from None
+        raise InputError(f"out: got {settings.out} ({error.strerror}), expected a folder or a new path") from None
     sections = [section(run) for run in summaries]
     files.write_bytes(settings.out / "report.md", pages.markdown(TITLE, sections, settings.out).encode())
     files.write_bytes(settings.out / "report.html", pages.html(TITLE, sections).encode())
@@ -46,7 +46,7 @@ TITLE = "Symmetries of networks and of their representations"
 def collect(folder: Path) -> list[Summary]:
     """Return the summaries under a folder, in the order of their experiments; report damaged ones on stderr."""
     if not folder.is_dir():
-        raise InputError(f"runs: {folder} is no folder; run an experiment first, or name another with --runs")
+        raise InputError(f"runs: got {folder}, expected a folder; run an experiment first, or name another folder")
     summaries = []
     for path in sorted(folder.rglob(SUMMARY)):
         try:
@@ -54,7 +54,7 @@ def collect(folder: Path) -> list[Summary]:
         except InputError as error:
             print(f"left out: {error}", file=sys.stderr)
     if not summaries:
-        raise InputError(f"runs: no run under {folder} has a whole {SUMMARY}; run an experiment first")
+        raise InputError(f"runs: got {folder} without a complete {SUMMARY}, expected one; run an experiment first")
     return sorted(summaries, key=lambda run: experiment_of(run).place)
 
 
@@ -88,7 +88,7 @@ def dataset_remark(run: Summary) -> str:
         return ""
     here = f"this run is on {dataset}" if dataset else "this run does not say on which data it is"
     named = {"cifar10": "CIFAR-10"}.get(published_on, published_on)
-    return f" for {named} ({here}: compare how figures go with layers and families, not the figures themselves)"
+    return f" for {named} ({here}: compare trends over layers and families, not the figures themselves)"
 
 
 def dataset_of(run: Summary) -> str | None:

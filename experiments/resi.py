@@ -3,8 +3,8 @@
 Six tests: similar networks should have similar accuracies (accuracy) and outputs (output). Networks trained with equal
 shares of random labels (labels), on the same shortcuts (shortcut) or with the same augmentation (augmentation) should
 be more similar than others. Close layers of a network should be more similar than distant ones (layers). The result is
-a rank of each measure. With no argument: 10 narrow Myrtle CNNs on scikit-learn's digits, and 4 for each of 7 other ways
-of training. A repeated command computes nothing; more measures or tests extend the results.
+a rank of each measure. By default the networks are 10 narrow Myrtle CNNs on scikit-learn's digits, and 4 for each of 7
+other ways of training. Running the same command again recomputes nothing; more measures or tests extend the results.
 """
 
 import dataclasses
@@ -110,15 +110,20 @@ def main(settings: Settings) -> Summary:
     def phases() -> list[dry_run.Phase]:
         return [
             dry_run.zoo_phase(
-                group.config, group.dataset, own, folder, settings.memory_limit, name=f"members {group.name} to train"
+                group.config,
+                group.dataset,
+                group_seeds,
+                folder,
+                settings.memory_limit,
+                name=f"members {group.name} to train",
             )
-            for folder, (group, own) in distinct.items()
+            for folder, (group, group_seeds) in distinct.items()
         ]
 
     dry_run.stop(settings, config, dataset, out.path, phases)
     trained = {
-        folder: settings.train_zoo(group.config, group.dataset, folder, seeds=own)
-        for folder, (group, own) in distinct.items()
+        folder: settings.train_zoo(group.config, group.dataset, folder, seeds=group_seeds)
+        for folder, (group, group_seeds) in distinct.items()
     }
     with out.open() as folder:
         results, models = ResultTable(folder, ROWS), ResultTable(folder, MODELS)

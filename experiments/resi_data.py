@@ -22,10 +22,10 @@ class Group(NamedTuple):
     """Networks that are trained alike and differ in their seed.
 
     Attributes:
-      name: such as "labels=0.5".
+      name: a name such as "labels=0.5".
       config: the configuration of the networks.
       dataset: the data on which they are trained, and the images on which they are compared.
-      folder: of the zoo.
+      folder: the folder of the zoo.
     """
 
     name: str
@@ -39,9 +39,9 @@ def groups_of(test: str, config: ZooConfig, dataset: Dataset) -> list[Group]:
 
     seeds, layers: the networks of `config`.
     labels: a share of the training labels is replaced by random classes.
-    shortcut: pixels at the border of a share of the training images give the class, and those of the other images a
-      random one. In test images they give a random class. Images are not shifted, so that the place is kept.
-    augmentation: training images are shifted by up to so many pixels.
+    shortcut: pixels at the border give the class in a share of the training images, and a random class in the others
+      and in test images. Images are not shifted, so that these pixels keep their place.
+    augmentation: training images are shifted by up to a number of pixels.
     """
     own = zoo_folder(config)
     if test in ("seeds", "layers"):

@@ -25,8 +25,8 @@ def scores(table: pd.DataFrame, models: pd.DataFrame, counts: np.ndarray) -> pd.
     Args:
       table: test, measure, model_a, layer_a, model_b, layer_b and value; also agreement for the test seeds.
       models: model and accuracy.
-      counts: (draws, models), how often a draw contains each model. A pair counts as often as two of its copies form
-        it, and a network forms no pair with its own copy.
+      counts: (draws, models), how often a draw contains each model. A pair counts as often as the product of these
+        numbers; a network forms no pair with its own copy.
     """
     measures, place = table.measure.unique(), pd.Index(models.model)
     accuracy, group = models.accuracy.to_numpy(), models.model.map(group_of).to_numpy()

@@ -2,8 +2,8 @@
 
 By default the networks are narrow Myrtle CNNs without batch norm, with ReLU and with sigmoid, on the digits of
 scikit-learn. After each convolution the matrices are an element of the intertwiner group of ReLU, an orthogonal matrix
-and the identity. The matrices of all layers of a network are trained together. Missing networks are trained first. The
-same command again computes nothing twice; more models, layers, kinds, seeds or repeats extend the results.
+and the identity. The matrices of all layers of a network are trained together. Missing networks are trained first.
+Running the same command again recomputes nothing; more models, layers, kinds, seeds or repeats extend the results.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class Defaults:
     repeats: int = 10
 
 
-# A sigmoid network without batch norm learns slowly; on digits both networks use epochs and step size that suit it.
+# Sigmoid networks without batch norm learn slowly; on digits both networks use the epochs and learning rate they need.
 DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10, retrain_learning_rate=1e-2, repeats=3)}
 
 EXPERIMENT = Experiment(
@@ -69,7 +69,7 @@ class Settings(RunSettings, SharedSettings):
     """Comma-separated names of symjax.models.MODELS, or package.module:build; the models must be plain chains of
     convolutions. The published ones (..._k) have no batch norm, which would undo part of the effect of a matrix."""
     seeds: str = "1"
-    """Seeds of the members: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9 (a single seed: 3,)."""
+    """Seeds of the members: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9, or 3, for one seed."""
     epochs: Annotated[int | None, optional("INT", "digits 20, otherwise 50")] = None
     """Number of passes over the training images for the baselines."""
     learning_rate: Annotated[float | None, optional("FLOAT", "digits 0.01, otherwise 0.001")] = None
@@ -250,7 +250,7 @@ def parse_layers(text: str, count: int) -> list[int]:
         return list(range(count))
     parts = split(text)
     if not parts or not all(part.isdecimal() and 1 <= int(part) <= count for part in parts):
-        raise InputError(f"layers: got {text!r}, expected numbers from 1 to {count} with commas between, or all")
+        raise InputError(f"layers: got {text!r}, expected comma-separated numbers from 1 to {count}, or all")
     return sorted({int(part) - 1 for part in parts})
 
 

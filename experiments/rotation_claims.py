@@ -68,9 +68,9 @@ def _growth(gap: pd.DataFrame) -> pd.DataFrame:
 
 
 def _claim(words: str, values: pd.DataFrame, minus: float | None = None) -> tuple[str, str]:
-    """Return the verdict whether the means of all columns are above zero, and a text of it.
+    """Return the verdict whether the means of all columns are above zero, and its text.
 
-    The text shows `minus` less the means where `minus` is given.
+    The text shows the means, or `minus` - mean if `minus` is given.
     """
     if len(values) < 2 or not len(values.columns):
         return "not settled", f"{words}: undecided for these layers and kinds"

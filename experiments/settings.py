@@ -41,7 +41,7 @@ class ZooSettings:
     width: Annotated[int | None, by_dataset("INT", "width", "as published")] = None
     """Number of channels of the first convolution, of the tokens of a transformer, or of units of a recurrent layer."""
     seeds: str = "4"
-    """Seeds of the members: 4 means the seeds 0 to 3; 3,7,9 means these seeds; 3, with its comma the seed 3 alone."""
+    """Seeds of the members: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9, or 3, for one seed."""
     epochs: Annotated[int | None, by_dataset("INT", "epochs")] = None
     """Number of passes over the training examples."""
     batch_size: int = 32
@@ -73,8 +73,8 @@ class ZooSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of activations; parameters are always float32."""
     max_device_memory: Annotated[str | None, optional("BYTES", "no limit")] = None
-    """Limit on the memory of each device, as in 16GB; networks, matrices and stitches are then processed in groups that
-    fit."""
+    """Limit on the memory of each device, as in 16GB; networks, matrices and stitches are then processed in groups
+    that fit."""
     dry_run: bool = False
     """Only report how much work is left, and what it costs in operations, device memory and time."""
 

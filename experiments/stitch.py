@@ -62,7 +62,7 @@ class Settings(StitchSettings):
     -permuted-labels appended to its name. Results also have the percentage of test images for which the stitched
     network and that of the tail predict the same class."""
     loss: str = "task"
-    """Comma-separated losses of the stitches: task, the cross-entropy; match, the mean squared difference from the
+    """Comma-separated losses of the stitches: task, the cross-entropy; match, the mean squared difference from
     features of the tail's network at the point; penultimate, the same difference at the last point."""
 
 

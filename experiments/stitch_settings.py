@@ -30,12 +30,12 @@ class StitchSettings(RunSettings, SharedSettings):
     pair_seed: int = 0
     """Seed of the random choice of pairs and of the random initial values of stitches."""
     layers: str = "all"
-    """Comma-separated names of stitch points, as in relu1,relu3, or all. A pair such as relu2:block3 stitches from one
-    point to another, which may be a point of --model-b. With --model-b, all stands for the points that have the same
-    name in both models."""
+    """Comma-separated names of stitch points, as in relu1,relu3, or all. A pair such as relu2:block3 stitches from
+    one point to another, which may be a point of --model-b. With --model-b, all stands for the points that have the
+    same name in both models."""
     model_b: Annotated[str | None, optional("STR", "--model")] = None
-    """Another model for the tails, given as for --model. Its zoo is trained with the same flags and seeds, and stitches
-    go from members of --model to members of --model-b."""
+    """Another model for the tails, given as for --model. Its zoo is trained with the same flags and seeds, and
+    stitches go from members of --model to members of --model-b."""
     model_b_options: Annotated[str, optional("NAME=VALUE,...", "the model's own")] = ""
     """Options of --model-b, given as for --model-options."""
     width_b: Annotated[int | None, optional("INT", "as --width")] = None
@@ -65,7 +65,7 @@ class StitchSettings(RunSettings, SharedSettings):
         flags = {"model": "model_b", "model_options": "model_b_options"}
         flags |= {} if self.width_b is None else {"width": "width_b"}
         with renamed(**flags):
-            config = dataclasses.replace(self, **{name: getattr(self, own) for name, own in flags.items()}).zoo_config()
+            config = dataclasses.replace(self, **{name: getattr(self, b) for name, b in flags.items()}).zoo_config()
         if config != self.zoo_config():
             return config
         if self.zoo_b is not None:

@@ -43,7 +43,7 @@ class SweepResult(NamedTuple):
       dataset: the images.
       pairs: ordered pairs (front seed, tail seed).
       table: the rows of results.csv of the requested pairs, layers and families, in the order of the request.
-      curves: the rows of curves.csv, likewise.
+      curves: the rows of curves.csv of the same pairs, layers and families.
       left_out: a sentence on requested families and points that cannot be stitched; empty if there are none.
     """
 
@@ -89,7 +89,7 @@ class Side(NamedTuple):
 def sweep(
     settings: StitchSettings, families: tuple[Family, ...], kind: str, comparison: Comparison = NOTHING
 ) -> Iterator[SweepResult]:
-    """Train the requested stitches that the run folder lacks, and missing members of the zoo before.
+    """Train missing members of the zoo, and then the requested stitches that the run folder lacks.
 
     All flags are checked before anything is trained.
 
@@ -97,7 +97,7 @@ def sweep(
       settings: settings of the command.
       families: families of stitches, which train together.
       kind: name of the command, and kind of its run folder.
-      comparison: controls and losses. Those besides the defaults have a run folder of their own, with agreement.
+      comparison: controls and losses. If they are not the defaults, results have another run folder, with agreement.
 
     Raises:
       InputError: invalid settings, or a folder of another configuration.
@@ -159,17 +159,17 @@ def sweep(
         ]
         missing = hosts.all_agree("missing stitches", lambda: results.missing(pairs, plan), _to_json)
         # A pair in several plans belongs to one process, because the files of a pair must have one writer.
-        own = set(hosts.local_shard(dict.fromkeys(pair for plan_pairs in missing.values() for pair in plan_pairs)))
+        shard = set(hosts.local_shard(dict.fromkeys(pair for plan_pairs in missing.values() for pair in plan_pairs)))
         names = tuple(side.name for side in sides)
         for missing_plan, plan_pairs in missing.items():
-            if not (own_pairs := [pair for pair in plan_pairs if pair in own]):
+            if not (local_pairs := [pair for pair in plan_pairs if pair in shard]):
                 continue
             parts = [missing_plan]
             if limit is not None:
                 parts, _ = memory_budget.split_to_fit(missing_plan, dataset, limit)
             for part in parts:
-                part_sweep = Sweep(part, dataset, num_pairs=len(own_pairs))
-                for result in _run(kind, part_sweep, zoos, own_pairs, settings.pair_seed, **controls):
+                part_sweep = Sweep(part, dataset, num_pairs=len(local_pairs))
+                for result in _run(kind, part_sweep, zoos, local_pairs, settings.pair_seed, **controls):
                     results.add(result, *clean, **({"networks": names} if between else {}))
         hosts.check_complete("stitches are done", lambda: results.missing(pairs, plan), _to_json)
         hosts.continue_on_first("stitches")
@@ -206,8 +206,8 @@ def _plan(
 ) -> tuple[Plan, list[str]]:
     """Return the plan of what can be stitched, and what is left out.
 
-    Families of square matrices are left out if widths differ at some point. Of the points of `layers="all"` those are
-    left out that cannot be stitched.
+    Families of square matrices are left out if widths differ at some point. With `layers="all"`, points that cannot be
+    stitched are left out.
     """
     with renamed(points="layers"):
         points = parse_point_pairs(network, network_b, layers)
@@ -223,7 +223,7 @@ def _plan(
     names_b = {point.name for point in network_b.points}
     stitched = {junction.front.name for junction in plan.junctions}
     if layers == "all" and (rest := [p.name for p in network.points if p.name in names_b and p.name not in stitched]):
-        left_out.append(f"{', '.join(rest)}, where what crosses differs")
+        left_out.append(f"{', '.join(rest)}, where the values across the split differ")
     return plan, left_out
 
 
@@ -240,8 +240,8 @@ def _clean_accuracies(
 def _require_finite(members: Zoo, accuracy: Sequence[float], path: Path) -> None:
     if seeds := diverged(members, accuracy):
         raise InputError(
-            f"seeds: {seeds} have diverged in {path}: weights or logits are not finite, so they cannot be stitched; "
-            "leave them out (--seeds), or train a zoo with other settings (--learning-rate)"
+            f"seeds: got {seeds}, which have diverged in {path}, expected finite weights and logits; leave them out, "
+            "or train a zoo with other settings (--learning-rate)"
         )
 
 

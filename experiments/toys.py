@@ -5,8 +5,8 @@ directions by their share of the representation, is more robust to the noise tha
 rotation: states of recurrent networks h' = W h + a sigmoid(V h) + b, with a rotation W, compared with the last state.
 For small a the states of all steps are linear functions of each other: CCA is 1 through time, the cosine is not.
 
-With no argument the command takes about a minute. A repeated command computes nothing; more runs, numbers of shared
-directions or scales extend the results.
+By default the command takes about a minute. Running the same command again recomputes nothing; more runs, numbers of
+shared directions or scales extend the results.
 """
 
 import dataclasses

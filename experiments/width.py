@@ -1,9 +1,9 @@
 """Compare networks of equal width, for several widths: wider networks are more alike (Morcos et al. 2018, section 3.2).
 
 For each width a zoo is trained from independent seeds. The PWCCA distance of one layer between two members is computed
-on a fixed number of randomly chosen channels, so that widths can be compared, before and after the training. With no
-argument: 4 narrow Myrtle CNNs of each of 4 widths on scikit-learn's digits. A repeated command computes nothing;
-more seeds or wider networks extend the results.
+on a fixed number of randomly chosen channels, so that widths can be compared, before and after the training. By default
+the networks are 4 narrow Myrtle CNNs of each of 4 widths on scikit-learn's digits. Running the same command again
+recomputes nothing; more seeds or wider networks extend the results.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ EXPERIMENT = Experiment(
     place=140,
     published={
         "PWCCA distance of the last convolution, by width, Morcos et al. 2018 (about)": PublishedTable(
-            ("narrowest", "widest"), {"trained": (0.47, 0.28), "at initialisation": (0.67, 0.63)}
+            ("narrowest", "widest"), {"trained": (0.47, 0.28), "at initialization": (0.67, 0.63)}
         )
     },
 )
@@ -184,7 +184,7 @@ def summarize(table: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
 
 
 def grid(means: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each width."""
+    """Return distances and test accuracy as text, with a row for each width."""
     text = means.apply(lambda row: spell_interval(row.distance, row.low, row.high, 3), axis=1)
     table = means.assign(text=text).pivot(index="width", columns="state", values="text")[list(STATES)]
     return table.assign(**{"test accuracy (%)": means.groupby("width").accuracy_interval.first()}).rename_axis(

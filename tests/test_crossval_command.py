@@ -245,7 +245,7 @@ def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
             of_diverged_members(module, "--zoo", "zoo", "--out", "run")
         output = capsys.readouterr()
         assert stop.value.code == 2 and not output.out
-        assert "error: --seeds: 0, 1, 2 have diverged" in output.err and "Traceback" not in output.err
+        assert "error: --seeds: got 0, 1, 2, which have diverged" in output.err and "Traceback" not in output.err
         assert not (tmp_path / "run" / "parts").exists()
         shutil.rmtree(tmp_path / "run")
     of_diverged_members(experiments.zoo, "--out", "zoo")

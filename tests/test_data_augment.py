@@ -152,7 +152,7 @@ def test_normalize(dtype, tolerance):
     np.testing.assert_allclose(result.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_normalised_training_part_has_mean_0_and_std_1():
+def test_normalized_training_part_has_mean_0_and_std_1():
     data = load("digits")
     x = np.asarray(normalize(data.train.images, data.mean, data.std), np.float64)
     assert abs(x.mean()) < 1e-5 and abs(x.std() - 1) < 1e-5

@@ -125,7 +125,7 @@ MALFORMED = {
     "over 1 in x_test": (floats(x_test=1.1), "x_test: got values up to 1.1, expected values in 0..1, as in"),
     "under 0": (floats(x_train=-0.1), r"x_train: got values down to -0.1, expected values in 0..1 \(clip"),
     "neither range": (floats(x_train=3.0), r"x_train: got floats up to 3, most .*numpy.clip"),
-    "normalised": ({key: GOOD[key] / 51 - 2.5 for key in ("x_train", "x_test")}, "x_train: .*undo a normalisation"),
+    "normalized": ({key: GOOD[key] / 51 - 2.5 for key in ("x_train", "x_test")}, "x_train: .*undo a normalization"),
     "two kinds": ({"x_test": GOOD["x_test"] / 255}, "x_test: got dtype float64, expected the kind of x_train"),
     "boolean images": ({"x_train": GOOD["x_train"] > 9}, "x_train: got dtype bool"),
     "text images": ({"x_train": np.array(["a"] * 30)}, "x_train: got dtype <U1"),

@@ -101,7 +101,7 @@ def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
     expected = COMMANDS[name][1] | ({"members to train"} if name not in ("freeze", "memorize") else set())
     assert set(phases) == expected and all(called in printed.splitlines()[2] for called in expected)
     assert not list(Path().iterdir())
-    assert all(phase.to_do and not phase.there for phase in phases.values())
+    assert all(phase.to_do and not phase.done for phase in phases.values())
     training = {"members to train", "normal training", "generalizing", "memorizing"} & expected
     config, (dataset, _) = settings().zoo_config(), trained()
     if name != "rotate":  # of another network
@@ -153,7 +153,7 @@ def test_passes_over_examples(phases, capsys):
     assert looked.flops == pytest.approx(3 * EXAMPLES * images()[0])
     assert looked.stored == 3 * EXAMPLES * 4 * 8 * 8 * 4  # float32 maps of 4 channels
     assert looked.at_once == 2 and phases["pairs to compare"].to_do == 2 * 3
-    assert phases["members to train"].there == 3 and not phases["members to train"].to_do
+    assert phases["members to train"].done == 3 and not phases["members to train"].to_do
     with pytest.raises(SystemExit, match="2"):
         dry("classes", zoo=scratch() / "zoo")
     assert "member-0 was trained for" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_a_merge_can_be_repeated_gone_on_with_and_added_to(capsys):
         plant(f"run.task-{i}-of-3", pairs)
     before = {i: contents(f"run.task-{i}-of-3") for i in (1, 2, 3)}
     merge("run.task-1-of-3", "run.task-3-of-3")
-    assert "not there: task 2/3" in capsys.readouterr().err
+    assert "missing: task 2/3" in capsys.readouterr().err
     merge("run.task-2-of-3")
     one = contents("run")
     assert len(files.read_csv("run/results.csv")) == 6
@@ -216,7 +216,7 @@ def test_bad_folders_are_errors(capsys):
     assert "--out" in refused(capsys, "run.task-1-of-2", "elsewhere")
     Path("empty").mkdir()
     for wrong in ("empty", "nowhere"):
-        assert f"{wrong} is no run folder" in refused(capsys, wrong, "--out", "c")
+        assert f"got {wrong}, which has no config.json" in refused(capsys, wrong, "--out", "c")
     with runs.open_folder("other", "unknown", {}):
         pass
     assert "folders: got other, a folder of unknown" in refused(capsys, "other", "--out", "c")

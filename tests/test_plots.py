@@ -238,7 +238,7 @@ def test_freezing_shows_accuracies_and_shares(tmp_path, seeds):
 
 
 def test_figures_say_what_they_show(tmp_path):
-    assert "over 2 pairs, the best step size" in curves(make_curves(), tmp_path / "a").get_suptitle()
+    assert "over 2 pairs, the best learning rate" in curves(make_curves(), tmp_path / "a").get_suptitle()
     assert "one pair)" in curves(make_curves(pairs=1, rates=(0.1,)), tmp_path / "b").get_suptitle()
     chosen = make_table(pairs=4, families=("birkhoff",)).assign(hyperparameter=1.0)
     assert "of 4 pairs" in chosen_values(chosen, [0.1, 1.0], tmp_path / "c").get_suptitle()

@@ -245,7 +245,7 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
         ("classes", ["--examples", "3"], "examples: got 3"),
         ("freeze", ["--schedules", "cubic"], "schedules: got 'cubic'"),
         ("freeze", ["--schedules", "3/1"], "freeze: got 3, 1"),
-        ("freeze", ["--schedules", "1/2/3"], "1/2/3 has 3 epochs, expected at most 2"),
+        ("freeze", ["--schedules", "1/2/3"], "got 1/2/3, 3 epochs, expected at most 2"),
         ("freeze", ["--begin", "0.9"], "begin, end: got 0.9"),
         ("freeze", ["--threshold", "nan"], "threshold: got nan, expected a number from 0 to 1"),
         ("freeze", ["--threshold", "5"], "threshold: got 5.0"),

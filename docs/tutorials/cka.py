@@ -77,7 +77,7 @@ print(f"mean with negative values set to zero {np.maximum(values, 0).mean():+.4f
 # %% [markdown]
 # ## "Orthogonal CKA" as published, and the form for G_ReLU
 #
-# Godfrey et al. 2022 normalise every channel before they compute CKA. The result is not invariant to rotations, so
+# Godfrey et al. 2022 normalize every channel before they compute CKA. The result is not invariant to rotations, so
 # symjax has it under another name, `channel_normalized_cka`. Their G_ReLU-CKA replaces the kernel by
 # \(K_{ij} = \max_c \langle H_i^c, H_j^c \rangle\), with channels \(H^c\) centred and of unit norm; here it is
 # `wreath_cka`. It is invariant to permutations and positive scalings of the channels.

@@ -1,4 +1,4 @@
-"""Data sets: loading, splitting, normalisation, augmentation and batching.
+"""Data sets: loading, splitting, normalization, augmentation and batching.
 
 Importing this package reads no files and does not import tensorflow_datasets, scikit-learn or Pillow.
 """

@@ -13,7 +13,7 @@ from symjax.data.resize import resize_split
 from symjax.errors import InputError
 
 _PARTS = ("train", "test")
-MAX_NEAR_ONE = 1.5  # bound of floats in 0..1 that resizing raised above 1
+MAX_NEAR_ONE = 1.5  # largest float of images in 0..1, of which resizing can raise some above 1
 _KEYS = tuple(f"{axis}_{part}" for part in _PARTS for axis in "xy")
 _OPTIONS = ("class_names", "normalize")
 _UNCHANGED = "normalize=False for inputs that are used unchanged"
@@ -88,7 +88,7 @@ def read_npz(path: str | os.PathLike, image_size: int | None) -> Source:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):  # Path.is_file would raise an error for a name that is too long
-        raise InputError(f"name: got {path}, which does not exist, expected an .npz file with {', '.join(_KEYS)}.")
+        raise InputError(f"name: got {path}, which does not exist, expected an .npz file with {', '.join(_KEYS)}")
     try:
         with zipfile.ZipFile(path):
             pass
@@ -100,7 +100,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except Exception as error:  # zipfile, zlib, NumPy and the system raise various types for damaged files
         raise InputError(
             f"name: got {path}, which cannot be read ({type(error).__name__}: {error}), expected an "
-            ".npz file of plain arrays, as numpy.savez writes it."
+            ".npz file of plain arrays, as numpy.savez writes it"
         ) from error
 
 
@@ -155,7 +155,7 @@ def _to_uint8(where: str, images: dict[str, np.ndarray]) -> dict[str, np.ndarray
             if outside:
                 expected = f"values in 0..{top}" + (", as in x_train" if part == "test" else "")
                 if floats:
-                    expected += f" (clip the few outside by numpy.clip(x, 0, {top}), or undo a normalisation)"
+                    expected += f" (clip the few outside by numpy.clip(x, 0, {top}), or undo a normalization)"
                 given = f"values {'down' if extreme < 0 else 'up'} to {extreme:g}"
                 raise _error(where, f"x_{part}", given, f"{expected}; or {_UNCHANGED}")
         if floats:
@@ -170,7 +170,7 @@ def _white_value(where: str, x: np.ndarray) -> int:
         return 1
     if 2 * np.count_nonzero(x > MAX_NEAR_ONE) > np.count_nonzero(x > 0):
         return 255
-    expected = "values in 0..1 (clip the few outside by numpy.clip, or undo a normalisation), or in 0..255 as uint8"
+    expected = "values in 0..1 (clip the few outside by numpy.clip, or undo a normalization), or in 0..255 as uint8"
     given = f"floats up to {x.max():g}, most of them at most {MAX_NEAR_ONE}"
     raise _error(where, "x_train", given, f"{expected}; or {_UNCHANGED}")
 
@@ -211,4 +211,4 @@ def _require_keys(where: str, keys) -> None:
 
 
 def _error(where: str, key: str, given: str, expected: str) -> InputError:
-    return InputError(f"{where}{key}: got {given}, expected {expected}.")
+    return InputError(f"{where}{key}: got {given}, expected {expected}")

@@ -66,7 +66,7 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
         flip: whether to mirror images; static.
         translate: the largest shift in pixels; static. With flip=False and 0, inputs of any shape are returned
             unchanged.
-        fill: a scalar or (channels,), in the units of `images`. Use 0 for normalised images, and the mean of the data
+        fill: a scalar or (channels,), in the units of `images`. Use 0 for normalized images, and the mean of the data
             set for images in 0..255.
 
     Returns:
@@ -89,7 +89,7 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
     if not flag("flip", flip) and not translate:
         return images
     if images.ndim != 4:
-        raise InputError(f"images: got shape {images.shape}, expected (n, height, width, channels).")
+        raise InputError(f"images: got shape {images.shape}, expected (n, height, width, channels)")
     if fill.shape not in ((), images.shape[-1:]):
         raise InputError(f"fill: got shape {fill.shape}, expected a number or one for each channel")
     n, height, width, channels = images.shape

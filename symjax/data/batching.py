@@ -33,7 +33,7 @@ def epoch_indices(key, num_examples: int, batch_size: int) -> jax.Array:
     """
     num_examples = integer("num_examples", num_examples)
     if integer("batch_size", batch_size, 1) > num_examples:
-        raise InputError(f"batch_size: got {batch_size}, expected 1 to {num_examples}, the number of examples.")
+        raise InputError(f"batch_size: got {batch_size}, expected 1 to {num_examples}, the number of examples")
     steps = num_examples // batch_size
     order = jax.random.permutation(key, jnp.arange(num_examples, dtype=jnp.int32))
     return order[: steps * batch_size].reshape(steps, batch_size)
@@ -67,12 +67,12 @@ def batches(arrays, batch_size: int):
     batch_size = integer("batch_size", batch_size, 1)
     leaves = jax.tree.leaves(arrays)
     if not all(getattr(leaf, "ndim", 0) for leaf in leaves):
-        raise InputError("arrays: got a scalar, expected arrays with an axis of examples.")
+        raise InputError("arrays: got a scalar, expected arrays with an axis of examples")
     for leaf in leaves:
         require_unmasked("arrays", leaf)
     lengths = sorted({len(array) for array in leaves})
     if len(lengths) != 1 or lengths[0] == 0:
-        raise InputError(f"arrays: got lengths {lengths}, expected one common length of 1 or more.")
+        raise InputError(f"arrays: got lengths {lengths}, expected one common length of 1 or more")
     n = lengths[0]
     steps = -(-n // batch_size)
     padding = steps * batch_size - n

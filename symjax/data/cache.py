@@ -42,7 +42,7 @@ def default_folder() -> pathlib.Path:
         return pathlib.Path(base, "symjax")
     home = os.path.expanduser("~")
     if not os.path.isabs(home):
-        raise InputError("cache_dir: got none for a user without a home folder, expected it or SYMJAX_CACHE.")
+        raise InputError("cache_dir: got none for a user without a home folder, expected a folder or SYMJAX_CACHE")
     return pathlib.Path(home, ".cache", "symjax")
 
 

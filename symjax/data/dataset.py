@@ -97,7 +97,7 @@ def require_finite(name: str, array: np.ndarray) -> None:
 
 
 def are_images(inputs: np.ndarray) -> bool:
-    """Return whether inputs are uint8 images (n, h, w, c), which can be resized, augmented and normalised."""
+    """Return whether inputs are uint8 images (n, h, w, c), which can be resized, augmented and normalized."""
     return inputs.dtype == np.uint8 and inputs.ndim == 4
 
 
@@ -108,7 +108,7 @@ class Source:
     Attributes:
         name, class_names, flip, translate: as in `Dataset`.
         train, test: the two parts of the source.
-        normalize: whether to normalise uint8 images (n, height, width, channels). Other inputs are never normalised.
+        normalize: whether to normalize uint8 images (n, height, width, channels). Other inputs are never normalized.
     """
 
     name: str
@@ -133,7 +133,7 @@ class Dataset:
         test: the test examples of the source. Use them for the final evaluation only, not to choose anything.
         class_names: one name per class, such as the tokens of a vocabulary; () where targets are not classes.
         mean, std: (channels,) float32, in the units of the inputs, whose last axis is that of channels; both None
-            if inputs are not normalised. For uint8 images `load` sets published values where they exist
+            if inputs are not normalized. For uint8 images `load` sets published values where they exist
             (`symjax.data.splitting`), and otherwise the statistics of `train`; the std of a constant channel is 1.
         flip, translate: the default augmentation of uint8 images, as in `symjax.data.augment`. There is none unless the
             name is in `AUGMENTATION`. Configurations use it where their own fields are None.
@@ -177,7 +177,7 @@ class Dataset:
             self._check_classes()
         if (self.mean is None) != (self.std is None):
             raise InputError(
-                "mean, std: got only one of them, expected both, or both None for inputs without normalisation"
+                "mean, std: got only one of them, expected both, or both None for inputs without normalization"
             )
         for name, low in (("mean", -np.inf), ("std", 0)) if self.mean is not None else ():
             value, channels = checks.array(name, getattr(self, name)), self.train.images.shape[1:][-1:]
@@ -211,7 +211,7 @@ class Dataset:
 
     @property
     def input_dtype(self) -> np.dtype:
-        """The dtype of inputs before normalisation."""
+        """The dtype of inputs before normalization."""
         return self.train.images.dtype
 
     @property

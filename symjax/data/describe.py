@@ -39,7 +39,7 @@ def example_of(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruc
 
 
 def targets_of(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
-    """Return the shape and dtype of the targets of `count` examples, likewise."""
+    """Return the shape and dtype of the targets of `count` examples, given `describe_shapes` of the data."""
     dtype = jnp.int32 if shapes["classes"] is not None else jnp.dtype(shapes["target_dtype"])
     return jax.ShapeDtypeStruct((count, *shapes.get("target_shape", ())), dtype)
 

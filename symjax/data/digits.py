@@ -41,7 +41,7 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
     """Return pixels (1797, 64) in 0..16 and labels (1797,), int32."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("name: 'digits' needs scikit-learn, which is not installed (pip install scikit-learn).")
+        raise InputError("name: got 'digits', expected an installed scikit-learn (pip install scikit-learn)")
     file = pathlib.Path(spec.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
     if file.is_file():  # avoids the import of scikit-learn, which takes seconds
         table = np.loadtxt(file, delimiter=",")

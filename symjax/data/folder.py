@@ -42,12 +42,12 @@ def read_folder(path: str | os.PathLike, image_size: int | None, cache_dir: str 
         paths = {part: [path for class_files in files[part].values() for path in class_files] for part in _PARTS}
         key = f"folder-{image_size or 'native'}-{_fingerprint(root, paths)}"
     except OSError as error:
-        raise InputError(f"name: cannot read the folder {root}: {error}") from error
+        raise InputError(f"name: got {root}, which cannot be read ({error}), expected a folder of images") from error
     classes = list(files["train"])
     unknown = [name for name in files["test"] if name not in classes]
     if unknown:
         raise InputError(
-            f"name: got {root} with classes {unknown[:5]} in test only, expected classes of train: {classes}."
+            f"name: got {root} with classes {unknown[:5]} in test only, expected classes of train: {classes}"
         )
     arrays, _ = cache.cached(cache.cache_folder(cache_dir), key, lambda: (_decode_all(root, paths, image_size), {}))
     splits: dict[str, Any] = {}
@@ -61,13 +61,13 @@ def _files(root: pathlib.Path, part: str) -> dict[str, list[pathlib.Path]]:
     """Return the image files of each class, sorted by name."""
     expected = f"images in {root}/train/<class>/ and {root}/test/<class>/, {', '.join(_SUFFIXES)}"
     if not (root / part).is_dir():
-        raise InputError(f"name: got {root} without a folder {part!r}, expected {expected}.")
+        raise InputError(f"name: got {root} without a folder {part!r}, expected {expected}")
     folders = sorted(path for path in (root / part).iterdir() if path.is_dir() and not path.name.startswith("."))
     files = {folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES) for folder in folders}
     empty = [name for name, class_files in files.items() if not class_files] if part == "train" else []
     if empty or not any(files.values()):
         given = f"folders without images: {', '.join(empty)}" if empty else "no folders with images"
-        raise InputError(f"name: got {root / part} with {given}, expected {expected}.")
+        raise InputError(f"name: got {root / part} with {given}, expected {expected}")
     return files
 
 
@@ -83,14 +83,14 @@ def _decode_all(root: pathlib.Path, paths: dict[str, list[pathlib.Path]], image_
         from PIL import Image
     except ImportError as error:
         raise InputError(
-            "name: a folder of images needs Pillow, which is not installed (pip install pillow)."
+            f"name: got {root}, a folder of images, expected an installed Pillow (pip install pillow)"
         ) from error
 
     def read_with(path: pathlib.Path, function):
         try:
             with Image.open(path) as image:
                 if image.mode[0] in "IF":  # of 16 or 32 bits
-                    raise InputError(f"name: got {path} of mode {image.mode}, expected 8 bits per channel.")
+                    raise InputError(f"name: got {path} of mode {image.mode}, expected 8 bits per channel")
                 return function(image)
         except InputError:
             raise

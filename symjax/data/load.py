@@ -83,7 +83,7 @@ def _read(name: Any, image_size: int | None, seed: int, data_dir, cache_dir) -> 
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise InputError(
             f"name: got {short(name)}, expected the name of a data set, a path, package.module:function, a mapping of "
-            "x_train, y_train, x_test and y_test, or a Dataset."
+            "x_train, y_train, x_test and y_test, or a Dataset"
         )
     given = os.fspath(name)
     if given == "digits":
@@ -118,7 +118,7 @@ def _from_object(data: Any, image_size: int | None, loader: str = "") -> Source 
         return read_arrays(data, image_size, name=loader or "arrays", where=f"name: {loader}, " if loader else "name: ")
     if not isinstance(data, (Source, Dataset)):
         expected = "a Dataset, or a mapping of x_train, y_train, x_test and y_test"
-        raise InputError(f"name: got {short(data)} from {loader}, expected {expected}.")
+        raise InputError(f"name: got {short(data)} from {loader}, expected {expected}")
     parts = [field for field in ("train", "validation", "test") if hasattr(data, field)]
     resized: dict[str, Any] = {part: resize_split(getattr(data, part), image_size) for part in parts}
     return dataclasses.replace(data, **resized)
@@ -128,12 +128,12 @@ def _call(name: str, options: dict[str, Any]) -> Any:
     """Call a loader with the options that its signature has."""
     loader = import_named("name", name)
     if not callable(loader):
-        raise InputError(f"name: got {name}, which is {short(loader)}, expected a function.")
+        raise InputError(f"name: got {name}, which is {short(loader)}, expected a function")
     try:
         signature = inspect.signature(loader)
         options = {key: value for key, value in options.items() if key in signature.parameters}
         signature.bind(**options)
     except (TypeError, ValueError) as error:  # some built-in functions have no signature
         expected = "a function of no arguments, or of image_size and seed"
-        raise InputError(f"name: got {name}, which cannot be called ({error}), expected {expected}.") from None
+        raise InputError(f"name: got {name}, which cannot be called ({error}), expected {expected}") from None
     return loader(**options)

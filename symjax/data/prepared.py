@@ -89,13 +89,13 @@ def _find(name: str, root: pathlib.Path) -> pathlib.Path:
         configs = [path for path in _folders(folder) if _versions(path)]
         if len(configs) > 1:
             names = ", ".join(f"{parsed['name']}/{path.name}" for path in configs)
-            raise InputError(f"name: got {name!r}, expected one of its variants in {folder}: {names}.")
+            raise InputError(f"name: got {name!r}, expected one of its variants in {folder}: {names}")
         versions = [version for path in configs for version in _versions(path)]
     if parsed["version"]:
         matching = [path for path in versions if path.name == parsed["version"]]
         if versions and not matching:
             existing = ", ".join(path.name for path in versions)
-            raise InputError(f"name: got {name!r}, expected a version in {folder}: {existing}.")
+            raise InputError(f"name: got {name!r}, expected a version in {folder}: {existing}")
         versions = matching
     if not versions:
         raise _unknown(name, root)
@@ -121,8 +121,8 @@ def _unknown(name: str, root: pathlib.Path) -> InputError:
     registered = _registered()
     if parsed and parsed["name"] in registered:
         return InputError(
-            f"name: data set {name!r} is not in {root}. Either set TFDS_DATA_DIR (or data_dir) to a folder where "
-            "tensorflow_datasets has prepared it, or prepare it once on a machine with a network and "
+            f"name: got {name!r}, expected a data set in {root}. Either set TFDS_DATA_DIR (or data_dir) to a folder "
+            "where tensorflow_datasets has prepared it, or prepare it once on a machine with a network and "
             f'TensorFlow by: TFDS_DATA_DIR={shlex.quote(str(root))} python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
         )
@@ -177,21 +177,23 @@ def _decode_all(name: str, folder: pathlib.Path, image_size: int | None) -> tupl
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise InputError(
-                f"name: {name!r} needs tensorflow_datasets, which is not installed "
-                "(pip install tensorflow-datasets array_record)."
+                f"name: got {name!r}, expected an installed tensorflow_datasets "
+                "(pip install tensorflow-datasets array_record)"
             ) from error
         try:
             builder = tfds.builder_from_directory(folder)
             features = dict(builder.info.features)
             splits = builder.info.splits
         except Exception as error:  # damaged folders raise various types
-            raise InputError(f"name: {name!r}: tensorflow_datasets cannot read {folder}: {error}") from error
+            raise InputError(
+                f"name: got {name!r} in {folder}, expected a folder that tensorflow_datasets can read: {error}"
+            ) from error
         keys = _keys(name, features, builder.info.supervised_keys, tfds)
         test = "test" if "test" in splits else "validation"
         if "train" not in splits or test not in splits:
             raise InputError(
                 f"name: got {name!r} in {folder} with the splits {sorted(splits)}, expected 'train' and 'test' (or "
-                "'validation')."
+                "'validation')"
             )
         channels, class_names = features[keys.image].shape[-1], features[keys.label].names
         arrays: dict[str, np.ndarray] = {}
@@ -209,7 +211,7 @@ def _decode_all(name: str, folder: pathlib.Path, image_size: int | None) -> tupl
             if labels.min() < 0 or labels.max() >= len(class_names):
                 raise InputError(
                     f"name: got {name!r} in {folder} with labels {labels.min()}..{labels.max()} in {split!r}, expected "
-                    f"0..{len(class_names) - 1} (labels may be withheld)."
+                    f"0..{len(class_names) - 1} (labels may be withheld)"
                 )
             arrays |= {f"{part}_images": images, f"{part}_labels": labels}
     return arrays, {"class_names": list(class_names)}
@@ -224,13 +226,13 @@ def _keys(name: str, features: dict[str, Any], supervised: Any, tfds: Any) -> _K
     if len(images) != 1 or len(labels) != 1:
         raise InputError(
             f"name: got {name!r} with the images {sorted(images)} and the class labels {sorted(labels)}, expected "
-            "one of each."
+            "one of each"
         )
     feature = features[images[0]]
     if np.dtype(feature.np_dtype) != np.uint8 or feature.shape[-1] not in _MODES:
         raise InputError(
             f"name: got {name!r} with images of {np.dtype(feature.np_dtype)} and shape {feature.shape}, expected uint8 "
-            f"and {sorted(_MODES)} channels."
+            f"and {sorted(_MODES)} channels"
         )
     return _Keys(images[0], labels[0])
 
@@ -243,7 +245,7 @@ def _decode_split(
 
     count = len(records)
     if not count:
-        raise InputError(f"name: got {what} without examples, expected one or more.")
+        raise InputError(f"name: got {what} without examples, expected one or more")
     labels = np.empty(count, np.int32)
 
     def decoded() -> Iterator[np.ndarray]:
@@ -257,7 +259,7 @@ def _decode_split(
                     yield _decode_image(values[keys.image].bytes_list.value[0], channels)
             except Exception as error:  # array_record, protobuf and Pillow raise different types
                 examples = f"{block[0]} and {block[-1]}"
-                raise InputError(f"name: {what} is damaged between examples {examples}: {error}") from error
+                raise InputError(f"name: got {what}, which is damaged between examples {examples}: {error}") from error
 
     return stack(decoded(), count, image_size, what), labels
 

@@ -33,7 +33,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     if needed > memory:
         raise InputError(
             f"image_size: got {size}, with which {len(images)} images take {needed / 1e9:.0f} GB, expected at most "
-            f"the {memory / 1e9:.0f} GB of memory."
+            f"the {memory / 1e9:.0f} GB of memory"
         )
     rows, columns = _weights(height, size), _weights(width, size)
     out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
@@ -74,7 +74,7 @@ def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str)
         if image.shape != stacked.shape[1:]:
             raise InputError(
                 f"image_size: got none for {what}, with images of {stacked.shape[1:3]} and {image.shape[:2]} pixels, "
-                "expected a size to which all are resized."
+                "expected a size to which all are resized"
             )
         stacked[i] = image
     return stacked

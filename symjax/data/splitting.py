@@ -38,11 +38,11 @@ def build(
     _check_number("validation", validation, float)
     if not 0 <= validation < 1:
         raise InputError(
-            f"validation: got {checks.short(validation)}, expected a fraction of the training images in [0, 1)."
+            f"validation: got {checks.short(validation)}, expected a fraction of the training images in [0, 1)"
         )
     _check_number("seed", seed, int)
     if not 0 <= seed < 2**32:
-        raise InputError(f"seed: got {checks.short(seed)}, expected an integer from 0 to 2**32 - 1.")
+        raise InputError(f"seed: got {checks.short(seed)}, expected an integer from 0 to 2**32 - 1")
     of_what = f"training examples of {source.name!r}"
     if isinstance(source, Dataset):
         _check_size("train_size", train_size, len(source.train), of_what)
@@ -52,7 +52,7 @@ def build(
     _check_size("train_size", train_size, len(train), f"{of_what} (after validation={validation})")
     if not len(train):
         raise InputError(
-            f"validation: got {validation!r}, expected some of {len(source.train)} examples left to train on."
+            f"validation: got {validation!r}, expected some of {len(source.train)} examples left to train on"
         )
 
     train_split = _take(source.train, train[:train_size])
@@ -103,7 +103,7 @@ def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _check_number(name: str, value: object, kind: type) -> None:
     if not (checks.is_integer(value) or (kind is float and isinstance(value, (float, np.floating)))):
         expected = "an integer" if kind is int else "a number"
-        raise InputError(f"{name}: got {checks.short(value)} ({type(value).__name__}), expected {expected}.")
+        raise InputError(f"{name}: got {checks.short(value)} ({type(value).__name__}), expected {expected}")
 
 
 def _check_size(name: str, size: Any, available: int, of_what: str) -> None:
@@ -111,4 +111,4 @@ def _check_size(name: str, size: Any, available: int, of_what: str) -> None:
         return
     _check_number(name, size, int)
     if not 1 <= size <= available:
-        raise InputError(f"{name}: got {checks.short(size)}, expected 1 to {available}, the number of {of_what}.")
+        raise InputError(f"{name}: got {checks.short(size)}, expected 1 to {available}, the number of {of_what}")

@@ -111,7 +111,7 @@ def over_layers(
     ax=None,
     title: str,
     chance: dict | None = None,
-    moments: int = 4,
+    max_panels: int = 4,
 ) -> Figure:
     """Draw a panel per epoch with a curve over layers per class, which shows the sensitivity of layers to the class.
 
@@ -120,7 +120,7 @@ def over_layers(
       path, ax: as in all figures, see `symjax.plots`.
       title: title of the figure.
       chance: {layer: value expected by chance}, drawn as a dotted line.
-      moments: largest number of panels; the first and last epochs are always included.
+      max_panels: largest number of panels; the first and last epochs are always included.
 
     Returns:
       The figure.
@@ -140,7 +140,7 @@ def over_layers(
     check_table(path, table, "layer class seed", "epoch value")
     text("title", title, empty=True)
     layers, classes = list(table.layer.unique()), list(table["class"].unique())
-    epochs = _spaced(sorted(table.epoch.unique()), integer("moments", moments, 1))
+    epochs = _spaced(sorted(table.epoch.unique()), integer("max_panels", max_panels, 1))
     _check_chance(chance, layers)
     with matplotlib.rc_context(PAPER):
         width = max(2.1, 0.25 * len(layers) + 0.8)
@@ -200,7 +200,7 @@ def layers_by_time(table: pd.DataFrame, path: str | Path | None = None, *, ax=No
 
 
 def layers_by_layers(
-    table: pd.DataFrame, path: str | Path | None = None, *, ax=None, moments: int = 6
+    table: pd.DataFrame, path: str | Path | None = None, *, ax=None, max_panels: int = 6
 ) -> Figure | None:
     """Draw a row per measure and a panel per epoch: layers at the epoch (vertical) by layers at the end (horizontal).
 
@@ -209,7 +209,7 @@ def layers_by_layers(
     Args:
       table: as in `layers_by_time`.
       path, ax: as in all figures, see `symjax.plots`.
-      moments: largest number of panels in a row; the first and last epochs are always included.
+      max_panels: largest number of panels in a row; the first and last epochs are always included.
 
     Returns:
       The figure; None if all measures compare equal layers only.
@@ -231,7 +231,7 @@ def layers_by_layers(
     if table.empty:
         return None
     measures, layers = list(table.measure.unique()), list(table.layer.unique())
-    epochs = _spaced(sorted(table.epoch.unique()), integer("moments", moments, 1))
+    epochs = _spaced(sorted(table.epoch.unique()), integer("max_panels", max_panels, 1))
     side = max(1.5, 0.3 * len(layers) + 0.3)
     with matplotlib.rc_context(PAPER):
         size = (side * len(epochs) + 0.6, (side + 0.1) * len(measures) + 0.6)

@@ -89,7 +89,7 @@ def mean_curves(
                 axes.set_xscale("log", base=2)
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(5, integer=bool((table[x] % 1 == 0).all())))
-        limits = [axes.get_ylim() for axes in grid.flat]  # of the curves: wide intervals of few networks are cut
+        limits = [axes.get_ylim() for axes in grid.flat]  # those of the curves, so that wide intervals are cut off
         for (name, label), (positions, _, low, high) in curves.items():
             axes = grid.flat[panels.index(name)]
             axes.fill_between(positions, low, high, color=styles[label]["color"], alpha=0.2, linewidth=0)

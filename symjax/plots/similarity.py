@@ -17,12 +17,12 @@ from symjax.tables import mean
 
 
 def measure_title(measure: str) -> str:
-    """Return the name of a measure in figures; for one that is not in the table, the name that is given."""
+    """Return the title of a measure in figures; its name if it is not in `MEASURES`."""
     return (measure in MEASURES and MEASURES[measure].title) or measure
 
 
 def is_distance(measure: str) -> bool:
-    """Return whether a measure is a distance; one that is not in the table is, if its name says so."""
+    """Return whether a measure is a distance; one that is not in `MEASURES` is, if its name ends with "distance"."""
     return MEASURES[measure].kind == "distance" if measure in MEASURES else measure.endswith("distance")
 
 

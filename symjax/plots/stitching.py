@@ -17,7 +17,7 @@ from symjax.plots.style import PAPER, check_table, finish, make_axes, palette
 from symjax.tables import mean, with_both_layers
 
 OTHER_STYLES = {"chosen by validation": ("chosen by validation", "#222222")}
-"""The name and colour of series that are no families."""
+"""The name and colour of series that are not families."""
 
 
 def family_styles(families: list[str]) -> dict[str, tuple[str, tuple]]:
@@ -115,7 +115,7 @@ def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, p
 def curves(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure | None:
     """Draw a panel per layer with training accuracy over epochs: mean and range over pairs of each trained family.
 
-    Of several step sizes, the one with the highest accuracy in the last epoch is drawn.
+    Of several learning rates, the one with the highest accuracy in the last epoch is drawn.
 
     Args:
       table: columns pair, layer, family, learning_rate, epoch and accuracy, as in curves.csv; layers and families are
@@ -140,7 +140,7 @@ def curves(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> F
         return None
     check_table(path, table, "pair layer family", "learning_rate epoch accuracy")
     table = with_both_layers(table)
-    # Choose the step size with the highest accuracy in the last epoch.
+
     last = table[table.epoch == table.epoch.max()]
     fit = last.groupby(["layer", "family", "learning_rate"]).accuracy.mean()
     best = fit.groupby(["layer", "family"]).idxmax()
@@ -156,5 +156,5 @@ def curves(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> F
         value="accuracy",
         styles=styles,
         label="accuracy in training (%)",
-        title=f"Stitches in training, before they are rounded ({over}{', the best step sizes' if several else ''})",
+        title=f"Stitches in training, before they are rounded ({over}{', the best learning rates' if several else ''})",
     )
