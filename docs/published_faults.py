@@ -3,8 +3,8 @@
     python -m docs.published_faults > docs/published-faults.md
 
 Each function of `FAULTS` is a section of the page: its docstring, its source, and the two numbers that it returns, by
-the definition (as symjax has it) and as published. Those of `ERRORS` return a function for the second, which ends in an
-error. `tests/test_published_faults.py` holds the page to them.
+the definition (as symjax has it) and as published. Functions of `ERRORS` return in place of the second number a
+function that ends in an error. `tests/test_published_faults.py` compares the page with them.
 """
 
 import inspect
@@ -142,7 +142,7 @@ def pwcca_with_equal_weights():
     The weights of PWCCA are sums of inner products of the variates with the neurons. platonic-universe (May 2026) uses
     the variances of the variates instead. Canonical variates have variance 1 by construction, so all weights are equal,
     and PWCCA is the plain mean of the correlations. (Its code also reduces the data to 99 % of their variance first,
-    which is left out here, and normalises the weights as in the next example.)
+    which is left out here, and normalizes the weights as in the next example.)
     """
     x, y = related()
     u, rho, _ = canonical(x, y)
@@ -190,7 +190,7 @@ def svcca_threshold():
     return defined, published
 
 
-def svcca_normalised_twice():
+def svcca_normalized_twice():
     """SVCCA with a threshold that is never reached
 
     SVCCA keeps the first directions whose shares of the variance reach 99 % together. If the shares, which sum to 1,
@@ -613,9 +613,9 @@ def uncomputed_pairs():
     are. The numbers are means over three pairs of models, of which one was computed.
     """
     models = np.stack([related(seed=seed)[0] for seed in range(3)])
-    found = symjax.pairwise({"layer": models}, "procrustes", pairs=[(0, 1)])
+    computed = symjax.pairwise({"layer": models}, "procrustes", pairs=[(0, 1)])
     off_diagonal = np.triu_indices(3, 1)
-    similarities = found.values[0, :, 0, :][off_diagonal]
+    similarities = computed.values[0, :, 0, :][off_diagonal]
     defined = np.nanmean(similarities)
     distances = np.where(np.isnan(similarities), 0, 1 - similarities)
     published = 1 - distances.mean()
@@ -768,7 +768,7 @@ FAULTS = (
     pwcca_with_equal_weights,
     pwcca_of_more_directions,
     svcca_threshold,
-    svcca_normalised_twice,
+    svcca_normalized_twice,
     svcca_of_ten_directions,
     svcca_with_noise,
     mean_of_the_largest,
@@ -831,12 +831,12 @@ def main():
 
 
 def run(fault):
-    """What the definition gives, and what was published."""
+    """Return the number by the definition and the one as published."""
     return [float(number) for number in fault()]
 
 
 def run_to_error(fault):
-    """What the definition gives, and in which error the published way ends: its type and its message."""
+    """Return the number by the definition, and the type and message of the error in which the published code ends."""
     defined, published = fault()
     try:
         published()

@@ -128,7 +128,7 @@ def scale_effect(lines: pd.DataFrame, method: str, statistics: str) -> tuple[flo
 
 
 def interval(values: np.ndarray, pairs: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the mean and its 95 % interval over networks, with NaN ends for fewer than 3, or if one is in all pairs."""
+    """Return the mean and its 95 % interval over networks; NaN ends for fewer than 3, or if one is in all pairs."""
     pairs = pairs.to_numpy()
     networks = np.unique(pairs)
     if len(networks) < 3 or any((pairs == network).any(1).all() for network in networks):

@@ -270,12 +270,12 @@ BROKEN = {
         {"train": TRAIN, "test": ([b"nonsense"] * 9, TEST[1])},
         {},
         None,
-        "is damaged between examples 0 and 8",
+        "damaged between examples 0 and 8",
     ),
     "changed records": ({"train": TRAIN, "test": TEST}, {}, change_records, "damaged"),
     "records cut short": ({"train": TRAIN, "test": TEST}, {}, cut_records, "damaged"),
     "no records": ({"train": TRAIN, "test": TEST}, {}, remove_records, "damaged"),
-    "damaged features": ({"train": TRAIN, "test": TEST}, {}, cut_features, "cannot read"),
+    "damaged features": ({"train": TRAIN, "test": TEST}, {}, cut_features, "can read"),
 }
 
 

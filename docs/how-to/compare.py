@@ -26,7 +26,7 @@ print(similarity.values.shape, "layers, networks, layers, networks")
 print(similarity.to_frame().head(4).to_string(index=False))
 
 # %% [markdown]
-# `select` takes two layers, and leaves a table of networks by networks. Values of pairs that share a network are not
+# `select` returns the table of networks by networks for two layers. Values of pairs that share a network are not
 # independent; `symjax.mean_over_pairs` leaves out one network at a time for its standard error.
 
 # %%

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Data that come in batches
 #
-# A stream computes a measure from batches, in memory that does not grow with their number. CCA, SVCCA, PWCCA, PLS and
-# the Procrustes forms equal the values on the whole data; CKA and wreath CKA take the minibatch form of Nguyen et al.
-# 2021, the ratio of three means of \(\mathrm{HSIC}_1\) over batches.
+# A stream computes a measure from batches, in memory that does not grow with their number. For CCA, SVCCA, PWCCA, PLS
+# and the Procrustes forms the result equals that of the whole data; CKA and wreath CKA take the minibatch form of
+# Nguyen et al. 2021, the ratio of three means of \(\mathrm{HSIC}_1\) over batches.
 
 # %%
 import tempfile

@@ -159,8 +159,8 @@ for samples in ("positions", "pool"):
     print(f"conv1, samples={samples!r}: {symjax.cca_similarity(first, second, samples=samples):.3f}")
 
 # %% [markdown]
-# - `"positions"`, the default: each pixel is an example. Each location of a channel sees another patch of the image.
-#   Both layers need maps of one size.
+# - `"positions"`, the default: each pixel is an example, with the patch of the image around it as input. Both layers
+#   need maps of one size.
 # - `"pool"`: the mean of each channel over its map. Maps may differ in size.
 # - Fourier CCA (Raghu et al. 2017, supplement): CCA of the channels at each spatial frequency, then the mean over
 #   frequencies. Maps may differ in size; the common frequencies are compared.
@@ -174,12 +174,12 @@ print(f"conv1 and conv2, Fourier CCA: {symjax.fourier_cca_similarity(first, othe
 # %% [markdown]
 # ## 3. PLS, PCA, and compression
 #
-# CCA does not depend on the size of activations. Partial least squares (PLS) does: it maximises the covariance
+# CCA does not depend on the size of activations. Partial least squares (PLS) does: it maximizes the covariance
 # \(\langle X a, Y b \rangle\) over unit vectors \(a\) and \(b\). Principal component analysis (PCA) uses one layer
 # alone.
 #
 # Each of the three yields directions of a layer. Notebook 003 asks how many of them the network needs: project the
-# activations of a layer onto the first \(k\) directions, and let the rest of the network go on from there.
+# activations of a layer onto the first \(k\) directions, and run the rest of the network on them.
 
 # %%
 train, test = slice(0, 1000), slice(1000, None)

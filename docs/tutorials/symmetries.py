@@ -36,8 +36,8 @@ member = net.init(jax.random.key(1))
 # %% [markdown]
 # ## Find them
 #
-# `Network.symmetry` reads the network's jaxpr, the list of operations that JAX has traced. Nothing about the layers is
-# declared. Every group that it reports has been verified by acting with it.
+# `Network.symmetry` reads the network's jaxpr, the list of operations that JAX has traced, so that layers need no
+# declarations. Every group that it reports has been verified by acting with it.
 
 # %%
 symmetry = net.symmetry(member, x)
@@ -46,7 +46,7 @@ print(symmetry)
 # %% [markdown]
 # ## Act with them
 #
-# An element is a matrix for each space of channels. It makes other weights; the output stays.
+# An element has a matrix for each space of channels. It changes the weights, but not the output.
 
 # %%
 element = symmetry.sample(jax.random.key(2))
@@ -86,7 +86,7 @@ for seed, n, h, c, published in ((101, 32, 8, 6, 0.66139270), (111, 48, 4, 16, 0
     print(f"{first.shape!s:15} ours {symjax.wreath_procrustes(first, second):.6f}   published {published:.6f}")
 
 # %% [markdown]
-# ## Which matrices an activation lets through
+# ## Which matrices pass through an activation
 #
 # Permutations and positive scalings are the *intertwiner group* of ReLU: the matrices \(A\) for which there is a \(B\)
 # with \(\sigma(A z) = B \sigma(z)\) for all \(z\). Other activations have other groups.
