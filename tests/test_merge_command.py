@@ -282,7 +282,7 @@ def test_members_of_zoos(capsys):
     metrics = Path("zoo.task-1-of-2/member-2/metrics.csv")
     files.write_csv(metrics, files.read_csv(metrics).assign(loss=0.5))
     assert "member-2" in refused(capsys, "zoo.task-1-of-2", "zoo.task-2-of-2", "--out", "zoo")
-    with pytest.raises(InputError, match="of one seed and differ"):
+    with pytest.raises(InputError, match="members of one seed that differ"):
         merge_members([Path("zoo"), Path("zoo.task-1-of-2")], Path("zoo"))
 
 
