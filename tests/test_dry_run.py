@@ -121,7 +121,7 @@ def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
         ("align", ["--max-device-memory", "1KB"], "max-device-memory: got 1 KB"),
         ("dynamics", ["--checkpoints", "9"], "checkpoints: got '9'"),
         ("classes", ["--layers", "relu9"], "relu9"),
-        ("freeze", ["--schedules", "1/2/3"], "schedules: 1/2/3 has 3 epochs"),
+        ("freeze", ["--schedules", "1/2/3"], "schedules: got 1/2/3, 3 epochs"),
         ("memorize", ["--seeds", "2"], "seeds: got 2 for each group"),
         ("symmetry", ["--draws", "0"], "draws: got 0"),
         ("rotate", ["--repeats", "0"], "repeats: got 0"),
