@@ -45,8 +45,7 @@ class Settings:
     networks: tyro.conf.Positional[tuple[Path, ...]]
     """Files or folders of activations, one for each network."""
     measures: str = "cka,svcca,procrustes_distance"
-    """Comma-separated names of symjax.similarity.MEASURES. The first distance among them places the networks in a
-    plane."""
+    """Comma-separated names of symjax.similarity.MEASURES. The first distance places the networks in a plane."""
     layers: Literal["all", "same"] = "all"
     """Whether all layers are compared with each other, or only those of equal names."""
     select: Annotated[str | None, optional("NAMES", "all")] = None

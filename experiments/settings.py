@@ -73,8 +73,7 @@ class ZooSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Dtype of activations; parameters are always float32."""
     max_device_memory: Annotated[str | None, optional("BYTES", "no limit")] = None
-    """Limit on the memory of each device, as in 16GB; networks, matrices and stitches are then processed in groups
-    that fit."""
+    """Limit on the memory of each device, as in 16GB; work that needs more is divided into groups that fit."""
     dry_run: bool = False
     """Only report how much work is left, and what it costs in operations, device memory and time."""
 
