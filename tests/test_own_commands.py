@@ -136,7 +136,7 @@ def test_commands_on_tokens_of_an_own_loader(name, column, own):
 
 
 REFUSED = {
-    "own_nets:fails": "model: got own_nets:fails, which raises KeyError: 'no such layer'; expected a function that builds a model",
+    "own_nets:fails": "model: got own_nets:fails, which raises KeyError: 'no such layer'; expected a function",
     "own_nets:missing": "model: got 'own_nets:missing', expected an attribute of own_nets, which has no missing",
     "no_nets:Net": "model: got 'no_nets:Net', and no_nets cannot be imported",
     "own_nets:Narrow": "expected a size that fits own_nets:Narrow",

@@ -200,7 +200,7 @@ def test_matrices_of_layers_are_shared_out():
             "kinds: got 'none,haar', expected comma-separated names of none, permutation, g_relu, orthogonal",
         ),
         (["--kinds", ","], "kinds: got ',', expected"),
-        (["--layers", "relu1"], "layers: got 'relu1', expected numbers from 1 to 2"),
+        (["--layers", "relu1"], "layers: got 'relu1', expected comma-separated numbers from 1 to 2"),
         (["--layers", "3"], "layers: got '3'"),
         (["--repeats", "0"], "repeats: got 0"),
         (["--retrain-epochs", "0"], "retrain-epochs: got 0"),
