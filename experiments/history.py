@@ -65,7 +65,7 @@ class HistorySettings(RunSettings, FeatureSettings):
 
         Args:
           kind: name of the command.
-          schema: of the table of results, whose keys begin with measure, seed and epoch.
+          schema: schema of the table of results, whose keys begin with measure, seed and epoch.
           measures: names of measures.
         """
         config, seeds = self.zoo_config(), self.parse_seeds()

@@ -43,9 +43,9 @@ def groups_of(test: str, config: ZooConfig, dataset: Dataset) -> list[Group]:
       and in test images. Images are not shifted, so that these pixels keep their place.
     augmentation: training images are shifted by up to a number of pixels.
     """
-    own = zoo_folder(config)
+    folder = zoo_folder(config)
     if test in ("seeds", "layers"):
-        return [Group("seeds", config, dataset, own)]
+        return [Group("seeds", config, dataset, folder)]
     if test == "augmentation":
         configs = {
             shift: dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, translate=shift))
@@ -54,14 +54,14 @@ def groups_of(test: str, config: ZooConfig, dataset: Dataset) -> list[Group]:
         return [Group(f"shift={shift}", c, dataset, zoo_folder(c)) for shift, c in configs.items()]
     if test == "shortcut":
         config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, translate=0, flip=False))
-        own = zoo_folder(config)
+        folder = zoo_folder(config)
     change: Callable = {"labels": with_random_labels, "shortcut": with_shortcuts}[test]
     return [
         Group(
             f"{test}={share:g}",
             config,
             dataset if (test, share) == ("labels", 0.0) else change(dataset, share),
-            own if (test, share) == ("labels", 0.0) else own.with_name(f"{own.name}-{test}{share:g}"),
+            folder if (test, share) == ("labels", 0.0) else folder.with_name(f"{folder.name}-{test}{share:g}"),
         )
         for share in SHARES[test]
     ]

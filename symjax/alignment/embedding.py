@@ -54,12 +54,14 @@ def embed(narrow: Network, members: Any, wide: Network, like: Any, *, data: Any 
         raise InputError("wide: got a network of other parameters, expected those of narrow in other widths")
     places, leaves = _places(small, large), []
     for (path, shape), leaf in zip(large.shapes.items(), jax.tree.leaves(members), strict=True):
-        own = small.shapes[path]
-        if len(own) != len(shape) or any(n != shape[d] and (path, d) not in places for d, n in enumerate(own)):
-            expected = f"{own}, or more channels of a space of the symmetry"
+        narrow_shape = small.shapes[path]
+        if len(narrow_shape) != len(shape) or any(
+            n != shape[d] and (path, d) not in places for d, n in enumerate(narrow_shape)
+        ):
+            expected = f"{narrow_shape}, or more channels of a space of the symmetry"
             raise InputError(f"wide: got shape {shape} at {path}, expected {expected}")
         if is_real(leaf.dtype):
-            index = [places.get((path, d), np.arange(n)) for d, n in enumerate(own)]
+            index = [places.get((path, d), np.arange(n)) for d, n in enumerate(narrow_shape)]
             zeros = np.zeros((len(leaf), *shape), leaf.dtype)
             zeros[np.ix_(np.arange(len(leaf)), *index)] = leaf
             leaf = zeros

@@ -31,7 +31,7 @@ class Dissection:
     Attributes:
       iou: (members, bases, units, concepts) float64; NaN for units with activations that are not finite.
       thresholds: (members, bases, units), exact top quantiles of the activations.
-      names, categories, category: of the concepts, as in `SegmentedImages`.
+      names, categories, category: those of the concepts, as in `SegmentedImages`.
     """
 
     iou: np.ndarray
@@ -79,7 +79,7 @@ def dissect(
         pixel, features (n, tokens, channels) as maps of height 1.
       members: stacked members, as in `symjax.representations.features_of`.
       data: images and segmentations.
-      mean, std: of the images, as in `features_of`.
+      mean, std: those by which images are normalized, as in `features_of`.
       layers: comma-separated names of stitch points, or "all".
       bases: {layer: (bases, channels, channels), or (members, bases, channels, channels)}; the default,
         also for layers that are not included, is the identity.
