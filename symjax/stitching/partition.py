@@ -80,8 +80,8 @@ def cost(plan: Plan, flops: Sequence[float], images: ImageCounts, flops_b: Seque
         full_tail = len(plan.closed_form) * images.closed_form
         full_tail += trained * (images.closed_form if at.objective == MATCH else images.trained)
         total += full_tail * sum(flops_b[at.b + 1 :])
-    features_b = sum(flops_b) if any(at.objective != TASK for at in plan.junctions) else 0
-    return images.front * (features_b + sum(sum(flops[: last + 1]) for last in fronts.values())) + total
+    feature_flops_b = sum(flops_b) if any(at.objective != TASK for at in plan.junctions) else 0
+    return images.front * (feature_flops_b + sum(sum(flops[: last + 1]) for last in fronts.values())) + total
 
 
 def _partition(plan: Plan, ranges: int, sets: int, flops, images, flops_b) -> list[Plan]:
