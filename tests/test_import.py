@@ -6,8 +6,8 @@ import sys
 import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Most of a second each.
-HEAVY = "flax matplotlib orbax scipy.optimize scipy.special scipy.stats sklearn tensorflow_datasets".split()
+# A fifth of a second or more each.
+HEAVY = "flax matplotlib orbax scipy sklearn tensorflow_datasets".split()
 COMMANDS = [path.stem for path in (ROOT / "experiments").glob("*.py") if "\n    run_command(" in path.read_text()]
 HELP = """
 import contextlib, runpy, sys

@@ -2,7 +2,6 @@
 
 import jax
 import numpy as np
-from scipy import linalg
 
 from symjax.checks import integer, numpy_array, random_key, require_finite
 from symjax.errors import InputError
@@ -83,6 +82,8 @@ def rotation_powers(rotation, exponents) -> np.ndarray:
 
 def _planes(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return orthonormal vectors u, v (d, planes) and angles such that Q u = cos u + sin v, Q v = cos v - sin u."""
+    from scipy import linalg  # imported here for a fast --help
+
     form, basis = linalg.schur(q, output="real")
     starts, single, i = [], [], 0
     while i < len(q):
