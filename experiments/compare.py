@@ -20,12 +20,13 @@ from experiments.command import run_command
 from experiments.defaults import optional
 from experiments.features import layers_option, parse_measures, samples_option
 from experiments.registry import Experiment
+from experiments.settings import split
 from experiments.summary import Summary
 from symjax import activations, plots
 from symjax.activation_files import FORMATS
 from symjax.checks import integer_fields
 from symjax.comparison import COLUMNS, compare
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.ops import files, runs
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
@@ -57,7 +58,7 @@ class Settings:
     join: Literal["equal", "inner"] = "equal"
     """equal requires the same IDs of examples in all networks; inner compares the examples that all have."""
     examples: Annotated[int | None, optional("INT", "all")] = None
-    """Number of examples that are compared, from the first one."""
+    """Number of examples that are compared, the first ones; all if there are fewer."""
     resamples: int = 0
     """Number of random halves of the examples for 95 % intervals of all values; 0 for none."""
     permutations: int = 0
@@ -99,17 +100,21 @@ def check(settings: Settings) -> None:
     integer_fields(settings, **dict.fromkeys(("resamples", "permutations", "seed"), (0, 2**31 - 1)))
     if settings.examples is not None and settings.examples < 2:
         raise InputError(f"examples: got {settings.examples}, expected two or more")
-    if settings.select is not None and not all(map(str.strip, settings.select.split(","))):
+    if settings.select is not None and not split(settings.select):
         raise InputError(f"select: got {settings.select!r}, expected names of layers, separated by commas")
 
 
 def read(settings: Settings) -> dict[str, activations.Activations]:
     """Return the activations of each network with the same examples."""
-    layers = None if settings.select is None else settings.select.split(",")
-    names = names_of(settings.networks)
-    opened = {name: activations.load(path, layers=layers) for name, path in zip(names, settings.networks, strict=True)}
-    opened = activations.align(opened, join="inner" if settings.join == "inner" else None)
-    return opened if settings.examples is None else {n: of.take(range(settings.examples)) for n, of in opened.items()}
+    layers = None if settings.select is None else split(settings.select)
+    paths = dict(zip(names_of(settings.networks), settings.networks, strict=True))
+    with renamed(layers="select", path="networks"):
+        opened = {name: activations.load(path, layers=layers) for name, path in paths.items()}
+    opened = activations.align(opened, join=settings.join)
+    if settings.examples is None:
+        return opened
+    counts = {name: min(settings.examples, len(next(iter(sets.values())))) for name, sets in opened.items()}
+    return {name: sets.take(range(counts[name])) for name, sets in opened.items()}
 
 
 def names_of(paths: tuple[Path, ...]) -> list[str]:

@@ -68,8 +68,9 @@ def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
     value = getattr(DatasetDefaults(), name)
     values = {dataset: getattr(defaults, name) for dataset, defaults in DATASET_DEFAULTS.items()}
     parts = [f"{dataset} {default}" for dataset, default in values.items() if default != value]
-    models = {f"{model} on {dataset}": defs.get(name, value) for (dataset, model), defs in MODEL_DEFAULTS.items()}
-    parts += [f"{model} {default}" for model, default in models.items() if default != value]
+    for (dataset, model), settings in MODEL_DEFAULTS.items():
+        if (default := settings.get(name, values[dataset])) != values[dataset]:
+            parts.append(f"{model} on {dataset} {otherwise if default is None else default}")
     text = ", ".join([*parts, f"{'otherwise ' if parts else ''}{otherwise or value}"])
     if name in TRANSFORMER:
         return optional(metavar, f"{text}; transformers {TRANSFORMER[name]}")

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.dry_run import Phase, layers_phase
 from experiments.settings import ZooSettings, split
 from symjax.data import Dataset
-from symjax.errors import InputError
+from symjax.errors import InputError, did_you_mean
 from symjax.network import Member, Network
 from symjax.ops import parallel
 from symjax.representations import as_maps, features_of
@@ -155,7 +155,9 @@ def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -
     names = split(text)
     allowed = [name for name, measure in MEASURES.items() if kind in (None, measure.kind)]
     wrong = [
-        f"{name!r} is a {MEASURES[name].kind}" if name in MEASURES else f"{name!r} is unknown"
+        f"{name!r} is a {MEASURES[name].kind}"
+        if name in MEASURES
+        else f"{name!r} is unknown{did_you_mean(name, allowed)}"
         for name in names
         if name not in allowed
     ]

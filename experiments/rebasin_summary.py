@@ -111,27 +111,30 @@ def conclusion(rows: pd.DataFrame) -> str:
             difference = scale_effect(lines, method, statistics)
             if difference is not None:
                 mean, low, high = difference
-                verdict = "lower" if low > 0 else "higher" if high < 0 else "not settled"
-                parts.append(f"{method}{after}: {-mean:.3f} [{-high:.3f}, {-low:.3f}], {verdict}")
+                verdict = "lower" if high < 0 else "higher" if low > 0 else "not settled"
+                parts.append(f"{method}{after}: {spell_interval(mean, low, high, 3)}, {verdict}")
     return f"{text} Change of the test loss barrier by scaling: {'; '.join(parts)}." if parts else text
 
 
 def scale_effect(lines: pd.DataFrame, method: str, statistics: str) -> tuple[float, float, float] | None:
-    """Return how much lower the loss barrier is with scales, the mean over pairs and its interval."""
-    lines = lines[lines.statistics == statistics].set_index(PAIR)
-    groups = ("permutation", "scaled_permutation")
-    without, scaled = (lines[lines.alignment == f"{method}, {group}"] for group in groups)
+    """Return the change of the loss barrier by scales, the mean over pairs and its interval."""
+    own = lines[lines.statistics == statistics].set_index(PAIR)
+    without, scaled = (own[own.alignment == f"{method}, {group}"] for group in ("permutation", "scaled_permutation"))
     if not len(without) or not len(scaled):
         return None
-    difference = (without.barrier - scaled.barrier).dropna()
+    difference = scaled.barrier - without.barrier
     return interval(difference.to_numpy(), difference.index.to_frame())
 
 
 def interval(values: np.ndarray, pairs: pd.DataFrame) -> tuple[float, float, float]:
-    """Return the mean and its 95 % interval over networks; NaN ends for fewer than 3, or if one is in all pairs."""
+    """Return the mean and its 95 % interval over networks.
+
+    Ends are NaN for fewer than three networks, one in all pairs, or a value that is not finite.
+    """
     pairs = pairs.to_numpy()
     networks = np.unique(pairs)
-    if len(networks) < 3 or any((pairs == network).any(1).all() for network in networks):
+    in_all = any((pairs == network).any(1).all() for network in networks)
+    if len(networks) < 3 or in_all or not np.isfinite(values).all():
         return float(values.mean()), np.nan, np.nan
     result = mean_over_pairs(np.asarray(values, np.float32), pairs)
     return float(result.estimate), float(result.low), float(result.high)

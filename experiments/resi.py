@@ -126,7 +126,7 @@ def main(settings: Settings) -> Summary:
         for folder, (group, group_seeds) in distinct.items()
     }
     with out.open() as folder:
-        results, models = ResultTable(folder, ROWS), ResultTable(folder, MODELS)
+        results, accuracies = ResultTable(folder, ROWS), ResultTable(folder, MODELS)
         compared = []
         for kind, of_test in groups.items():
             zoos = [trained[group.folder] for group in of_test]
@@ -136,18 +136,20 @@ def main(settings: Settings) -> Summary:
         for networks in compared:
             if families and networks.test != "layers":
                 requested.append(networks.fill_stitches(results, families, point))
-            networks.fill_models(models)
+            networks.fill_models(accuracies)
             if networks.test == "seeds":
                 networks.fill_agreement(ResultTable(folder, AGREEMENT))
         table = results.select(pd.concat(requested)).merge(
             ResultTable(folder, AGREEMENT).rows(), how="left", on=["model_a", "model_b"]
         )
-        ranked = resi_scores.ranks_with_intervals(table, models.rows())
+        names = dict.fromkeys(name for networks in compared for name in networks.models)
+        models = accuracies.select(pd.DataFrame({"model": [*names]}))
+        ranked = resi_scores.ranks_with_intervals(table, models)
         ranked = ranked[[*(test for test in tests if test in ranked), "rank", "low", "high"]]
         files.write_csv(folder / "ranks.csv", ranked.reset_index())
         columns = {"name": "measure", "value": "rank", "xlabel": f"median rank in {len(ranked.columns) - 3} tests"}
         plots.intervals(ranked.reset_index(), folder / "ranks", **columns)
-        accuracy = models.rows().assign(group=lambda rows: rows.model.map(resi_scores.group_of))
+        accuracy = models.assign(group=models.model.map(resi_scores.group_of))
         count = sum(map(len, [trained[path].seeds for path in trained]))
         return Summary(
             folder,

@@ -40,7 +40,8 @@ def scores(table: pd.DataFrame, models: pd.DataFrame, counts: np.ndarray) -> pd.
         pairs = counts[:, a] * counts[:, b]
         if test == "seeds":
             agreement = rows.drop_duplicates(PAIR).set_index(PAIR).agreement[values.index].to_numpy()
-            columns["accuracy"] = _each(spearman, values, -abs(accuracy[a] - accuracy[b]), pairs)
+            # Rounded, so that equal differences are ties.
+            columns["accuracy"] = _each(spearman, values, -abs(accuracy[a] - accuracy[b]).round(9), pairs)
             columns["output"] = _each(spearman, values, agreement, pairs)
         else:
             columns[test] = _each(precision, values, group[a] == group[b], pairs)

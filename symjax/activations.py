@@ -160,15 +160,15 @@ def load(path: str | Path, *, layers: Sequence[str] | None = None, ids: Sequence
 
 
 def align(
-    sets: Mapping[Any, Mapping], *, ids: Mapping[Any, Sequence] | None = None, join: str | None = None
+    sets: Mapping[Any, Mapping], *, ids: Mapping[Any, Sequence] | None = None, join: str = "equal"
 ) -> dict[Any, Activations]:
     """Return sets of activations with the same examples in the same order.
 
     Args:
       sets: {name of the model: {layer: array (examples, ...)}}, such as `Activations`.
       ids: {name of the model: IDs of its examples, or None}, for sets without IDs of their own.
-      join: None, which requires equal IDs wherever they are known; or "inner", which keeps the examples that all sets
-        have, in the order of the first one.
+      join: "equal", which requires equal IDs wherever they are known; or "inner", which keeps the examples that all
+        sets have, in the order of the first one.
 
     Raises:
       InputError: IDs differ (the message names the first difference); for "inner", IDs are unknown or repeated, or no
@@ -184,8 +184,7 @@ def align(
     """
     if not isinstance(sets, Mapping) or not sets or not all(isinstance(value, Mapping) for value in sets.values()):
         raise InputError(f"sets: got {checks.short(sets)}, expected a mapping from models to mappings of layers")
-    if join is not None:
-        checks.one_of("join", join, ("inner",))
+    checks.one_of("join", join, ("equal", "inner"))
     given = {} if ids is None else ids
     if not isinstance(given, Mapping) or not set(given) <= set(sets):
         raise InputError(f"ids: got {checks.short(ids)}, expected a mapping from models to the IDs of their examples")
@@ -196,7 +195,7 @@ def align(
         for name, value in sets.items()
     }
     known = {name: value.ids for name, value in opened.items() if value.ids is not None}
-    if join is None:
+    if join == "equal":
         for name in list(known)[1:]:
             _require_equal(next(iter(known)), name, known)
         return opened

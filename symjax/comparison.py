@@ -82,7 +82,7 @@ def compare(
     layers: str = "all",
     names: Sequence[str] | None = None,
     ids: Sequence | None = None,
-    join: str | None = None,
+    join: str = "equal",
     num_resamples: int = 0,
     num_permutations: int = 0,
     level: float = 0.95,
@@ -101,7 +101,7 @@ def compare(
       layers: "all" compares every layer with every layer, "same" only layers of equal names.
       names: names of both networks; by default those of the files, or "a" and "b".
       ids: IDs of the examples of a and of b, for sets without IDs of their own; None for a side without IDs.
-      join: None requires equal IDs; "inner" compares the examples that both have.
+      join: "equal" requires equal IDs; "inner" compares the examples that both have.
       num_resamples: number of random halves for intervals (`error_bars`); 0 for none.
       num_permutations: number of permutations for p values and calibrated values (`calibrate`), the same for all pairs;
         0 for none.

@@ -99,6 +99,7 @@ DOUBTFUL = {
     bool: ["True", "False"],
     Path: ["", "new/below", "naïve ✓"],
 }
+NETWORKS = ("a.npz", "b.npz")  # arguments of compare, without which it does not read names of layers
 HUGE = {int: str(10**30), float: "1e30"}
 BOUNDED = {  # of these flags nothing is as large
     *(
@@ -138,6 +139,10 @@ def thrown(command, words, folder, monkeypatch, capsys):
     monkeypatch.chdir(here)
     Path("file").write_text("hello")
     Path("loop").symlink_to("loop")
+    if command == "compare":
+        for name in NETWORKS:
+            np.savez(name, relu1=np.eye(8), relu2=np.eye(8))
+        words = [*words, *NETWORKS]
     module = COMMANDS[command]
     try:
         run_command(module.main, module.Settings, [str(word) for word in words])
@@ -146,7 +151,7 @@ def thrown(command, words, folder, monkeypatch, capsys):
         code = 0
     except SystemExit as end:
         code = end.code
-    left = sorted(str(path) for path in Path().rglob("*") if path.name not in ("file", "loop"))
+    left = sorted(str(path) for path in Path().rglob("*") if path.name not in ("file", "loop", *NETWORKS))
     return code, capsys.readouterr().err, left
 
 

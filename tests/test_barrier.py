@@ -120,6 +120,7 @@ def test_weights_of_repair():
     for words, options in {
         "ends: got none": {"ends": None},
         r"weights: got \[1.0, 1.0\]": {"ends": ends, "weights": [1, 1]},
+        "ends: got 2 members for each of 2 ends, expected 1 as in merged": {"ends": parallel.stack([ends, ends])},
     }.items():
         with pytest.raises(InputError, match=words):
             repair(NET, a, **{"data": DATA, **options})

@@ -77,6 +77,11 @@ def test_intervals_of_selected_layers_and_joined_examples(capsys):
     assert "p = 0.2" in capsys.readouterr().out
 
 
+def test_more_examples_than_there_are_and_spaces_between_names():
+    table = command("a.npz", "b.npz", "--measures", MEASURE, "--examples", 1000, "--select", "relu1, relu2")
+    assert table.value.tolist() == command("a.npz", "b.npz", "--measures", MEASURE, out="all").value.tolist()
+
+
 def test_names_and_networks_without_common_layers(capsys):
     for folder in ("x", "y", "z"):
         Path(folder).mkdir()
@@ -101,12 +106,11 @@ def test_maps_of_several_sizes():
     ("flags", "message"),
     [
         (["a.npz"], "networks: got 1, expected two or more"),
-        (["a.npz", "none.npz"], "path: got none.npz, which does not exist"),
+        (["a.npz", "none.npz"], "networks: got none.npz, which does not exist"),
         (["a.npz", "a.npz"], "networks: got a.npz, a.npz, expected different ones"),
         (["a.npz", "c", "--join", "inner"], "ids: got none for 'c'"),
-        (["a.npz", "c", "--select", "relu7"], "layers: got 'relu7', expected one of"),
-        (["a.npz", "c", "--examples", "30"], "got 20 examples"),
-        (["a.npz", "c", "--measures", "ckaa"], "ckaa"),
+        (["a.npz", "c", "--select", "relu7"], "--select: got 'relu7', expected one of"),
+        (["a.npz", "c", "--measures", "ckaa"], "'ckaa' is unknown; did you mean cka?"),
         (["a.npz", "c", "--resamples", "-1"], "resamples: got -1"),
     ],
 )

@@ -294,6 +294,17 @@ def test_stacked_pairs_are_those_alone(symmetries):
         assert max(of_one.gain.values()) > 0
 
 
+@pytest.mark.parametrize("single", [0, 1])
+def test_a_stack_of_one_network_is_paired_with_all(symmetries, single):
+    sides = [stack([drawn(RESIDUAL)]), stack([drawn(RESIDUAL, seed) for seed in (1, 2)])]
+    expected = [side if i else {name: leaf[0] for name, leaf in side.items()} for i, side in enumerate(sides)]
+    element, info = match(symmetries("residual"), *(sides[:: 1 - 2 * single]), key=KEY)
+    alone, of_alone = match(symmetries("residual"), *(expected[:: 1 - 2 * single]), key=KEY)
+    np.testing.assert_array_equal(info.objective, of_alone.objective)
+    for name in element:
+        np.testing.assert_array_equal(element[name], alone[name])
+
+
 def test_what_does_not_converge_is_reported(symmetries, monkeypatch):
     symmetry, a, b = symmetries("residual"), drawn(RESIDUAL), drawn(RESIDUAL, 1)
     monkeypatch.setattr(task, "MAX_SWEEPS", 0)

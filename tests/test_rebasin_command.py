@@ -73,6 +73,16 @@ def test_effect_of_scales():
     assert table_of(rows(0.5)).loc["ends", "midpoint accuracy (%)"] == "87.5"
 
 
+def test_intervals_that_do_not_exist():
+    """Of one pair of networks, or with a network whose loss is NaN."""
+    table = rows(0.5)
+    pair = table[(table.model_a == 0) & (table.model_b == 1)]
+    assert re.search(r"weights: -0\.\d{3}, not settled\.", conclusion(pair))
+    table.loc[table.model_b == 3, "test_loss"] = np.nan
+    assert conclusion(table).endswith("weights: nan, not settled.")
+    assert table_of(table).loc["naive", "test loss barrier"] == "nan"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -14,13 +14,14 @@ from stitch_helpers import trained
 from test_width_command import zoo_flags
 
 import experiments.resi
-from experiments import resi_scores, resi_values
+from experiments import resi_scores, resi_values, summary
 from experiments.command import run_command
 from experiments.resi_data import check_data, stamp, with_random_labels, with_shortcuts
 from experiments.resi_scores import ranks_with_intervals
 from symjax import cka, zoo
 from symjax.errors import InputError
 from symjax.ops import files
+from symjax.ops.result_table import ResultTable
 from symjax.zoo import estimate
 
 LAYERS = ("relu1", "relu2", "relu3", "relu4")
@@ -96,6 +97,18 @@ def test_scores_of_a_draw_are_those_of_scipy_and_sklearn_for_its_pairs():
         assert scored.loc[draw, "constant"].isna().tolist() == [True, True, False, False]
 
 
+def test_equal_differences_of_accuracies_are_ties():
+    """Accuracies of 360 images whose differences are equal, but not in floating point."""
+    correct = np.array([330, 340, 350, 333, 343, 353])
+    names = [f"seeds/{i}" for i in range(len(correct))]
+    models = pd.DataFrame({"model": names, "accuracy": 100 * (correct / 360)})
+    pairs, values = list(itertools.combinations(range(6), 2)), np.random.default_rng(0).normal(size=15)
+    rows = [("seeds", "svcca", names[a], "last", names[b], "last", v) for (a, b), v in zip(pairs, values, strict=True)]
+    table = pd.DataFrame(rows, columns=["test", "measure", *resi_scores.PAIR, "value"]).assign(agreement=values)
+    expected = scipy.stats.spearmanr(values, [-abs(correct[a] - correct[b]) for a, b in pairs])[0]
+    assert scores(table, models).loc["svcca", "accuracy"] == pytest.approx(expected, abs=1e-12)
+
+
 def test_a_share_of_labels_and_shortcuts_is_changed():
     dataset, _ = trained()
     for share, low, high in ((0.0, 0, 0), (0.5, 0.2, 0.55), (1.0, 0.6, 0.9)):  # of 4 classes, 3 in 4 draws are wrong
@@ -145,12 +158,16 @@ def test_the_command(zoos, monkeypatch, capsys):
     for row in table[(table.test == "seeds") & (table.measure == "cka")].itertuples():
         x, y = (features[int(model[-1])] for model in (row.model_a, row.model_b))
         np.testing.assert_allclose(row.value, cka(x, y), atol=1e-5)
-    ranks = files.read_csv("run/ranks.csv")
+    ranks, tables = files.read_csv("run/ranks.csv"), summary.read("run").tables
     assert list(ranks.columns) == ["measure", "accuracy", "output", "labels", "rank", "low", "high"]
     assert "9 networks, 3 measures" in capsys.readouterr().out
     monkeypatch.setattr(resi_values, "measured", None)  # nothing is computed again
     monkeypatch.setattr(resi_values.Compared, "classes", None)
+    others = pd.DataFrame({"model": [f"seeds/{seed}" for seed in range(90, 99)], "accuracy": 1.0})
+    ResultTable(Path("run"), resi_values.MODELS).add(others)  # of an earlier command with more seeds
     pd.testing.assert_frame_equal(command(*flags), table)
+    for name, table in summary.read("run").tables.items():
+        pd.testing.assert_frame_equal(table, tables[name])
 
 
 def test_a_dry_run_lists_the_zoos_and_writes_nothing(zoos, monkeypatch, capsys):

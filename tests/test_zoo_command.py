@@ -12,7 +12,7 @@ from zoo_helpers import SEEDS, assert_close, split, trained_reference
 
 import experiments.zoo
 from experiments.command import run_command
-from experiments.defaults import DATASET_DEFAULTS
+from experiments.defaults import DATASET_DEFAULTS, by_dataset, defaults_of
 from experiments.settings import ZooSettings, parse_seeds, zoo_folder
 from symjax import zoo
 from symjax.ops import files
@@ -152,3 +152,11 @@ def test_as_a_process(words, code, printed, tmp_path):
     result = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
     assert result.returncode == code
     assert printed in result.stdout + result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["width", "image_size", "epochs", "learning_rate", "translate"])
+def test_help_has_the_default_of_a_perceptron_on_digits(name):
+    text = by_dataset("X", name, "as it is").help_behavior_hint
+    own, of_digits = (getattr(defaults_of("digits", model), name) for model in ("mlp", "mcnn"))
+    assert own != of_digits and f"digits {of_digits}," in text
+    assert f"mlp on digits {'as it is' if own is None else own}" in text

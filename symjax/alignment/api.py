@@ -14,6 +14,7 @@ from symjax.checks import integer, one_of
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Network
+from symjax.ops import parallel
 from symjax.training import Recipe
 
 METHODS = ("weights", "activations", "both", *LEARNED)
@@ -111,7 +112,7 @@ def match(
     for start in range(0, pairs, step):
         rows = np.arange(start, min(start + step, pairs))
         members = [
-            [_member(tree, row if stacked else None) for row in rows]
+            [parallel.take(tree, row % parallel.count_members(tree)) if stacked else tree for row in rows]
             for tree, stacked in ((a, stacked_a), (b, stacked_b))
         ]
         parts = (
@@ -127,10 +128,6 @@ def match(
 
 def _is_double(leaf) -> bool:
     return getattr(leaf, "dtype", None) == np.float64
-
-
-def _member(tree, row):
-    return tree if row is None else jax.tree.map(lambda leaf: leaf[row], tree)
 
 
 def _concatenated(results):

@@ -81,6 +81,10 @@ def repair(
         with renamed(members="ends"):
             count = parallel.count_members(ends)
         ends = [stacked("ends", network, jax.tree.map(lambda leaf: leaf[i], ends))[0] for i in range(count)]  # noqa: B023
+        numbers = [parallel.count_members(members) for members in (ends[0], merged)]
+        if numbers[0] != numbers[1]:
+            given = f"{numbers[0]} members for each of {count} ends"
+            raise InputError(f"ends: got {given}, expected {numbers[1]} as in merged")
         weights = np.full(count, 1 / count) if weights is None else numpy_array("weights", weights).astype(float)
         if weights.shape != (count,) or not np.isclose(weights.sum(), 1) or (weights < 0).any():
             raise InputError(f"weights: got {weights.tolist()}, expected {count} numbers from 0 with sum 1")
