@@ -11,12 +11,14 @@ import mmap
 import multiprocessing
 import os
 import pathlib
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Literal
 
+TIME_LIMIT = 1800  # seconds, for a busy machine
 COUNTED = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 ERRORS = {"full": errno.ENOSPC, "readonly": errno.EROFS}
@@ -149,3 +151,30 @@ def _absolute_path(event: str, arguments: tuple) -> str | None:
     if folder is not None and arguments[folder] >= 0:  # relative to an open folder, as in shutil.rmtree
         path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[folder]}"), path)
     return os.path.abspath(path)
+
+
+def wait_until(condition: Callable[[], bool], process) -> None:
+    """Wait until the condition holds or the process has ended."""
+    while process.exitcode is None and not condition():
+        process.join(0.005)
+
+
+def cpu_seconds(process) -> float:
+    """Return the CPU time of all threads of a process in seconds."""
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_cpu_seconds() -> float:
+    """Return the CPU time of all ended child processes in seconds."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def finish(process) -> int:
+    """Wait for a process and return its exit code; it is killed after `TIME_LIMIT`."""
+    process.join(TIME_LIMIT)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+    return process.exitcode

@@ -18,17 +18,14 @@ Linux; commands use one CPU device by default.
 
 import dataclasses
 import importlib
-import io
-import json
 import os
 import pathlib
-import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -36,7 +33,8 @@ import pandas as pd
 import tyro
 
 from benchmarks import disturbed
-from benchmarks.disturbed import Fault
+from benchmarks.disturbed import Fault, children_cpu_seconds, cpu_seconds, finish, wait_until
+from benchmarks.fault_results import differences, distance, folder_contents, leftovers, split_results
 
 SMALL = "--width 2 --image-size 8 --train-size 320 --test-size 200 --epochs 3".split()
 SEEDS = ["--seeds", "3"]
@@ -54,7 +52,6 @@ FLAGS = {
 }
 # These commands train their zoos under faults; the others use a zoo that is trained before.
 OWN_ZOO = ("zoo", "freeze", "memorize")
-TIME_LIMIT = 1800  # seconds, for a busy machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,33 +247,6 @@ def disturb_once(name, way, fault, reference: Reference, own: pathlib.Path, rng)
     return Disturbed(name, way, signalled - began, last, code, ended - signalled, len(leftovers(own))), code
 
 
-def wait_until(condition: Callable[[], bool], process) -> None:
-    """Wait until the condition holds or the process has ended."""
-    while process.exitcode is None and not condition():
-        process.join(0.005)
-
-
-def cpu_seconds(process) -> float:
-    """Return the CPU time of all threads of a process in seconds."""
-    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def children_cpu_seconds() -> float:
-    """Return the CPU time of all ended child processes in seconds."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def finish(process) -> int:
-    """Wait for a process and return its exit code; it is killed after `TIME_LIMIT`."""
-    process.join(TIME_LIMIT)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    return process.exitcode
-
-
 def run(name: str, own: pathlib.Path, fault: Fault | None = None, devices: int = 1):
     return disturbed.start(name, argv(name, own), own, own.with_suffix(".log"), fault, devices)
 
@@ -290,11 +260,6 @@ def begin_folder(name: str, own: pathlib.Path, folder: pathlib.Path) -> None:
     if not trained.exists():
         finish(disturbed.start("zoo", argv("zoo", trained), trained, folder / "trained.log")[0])
     shutil.copytree(trained / "zoo", own / "zoo")
-
-
-def leftovers(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Return temporary files and folders."""
-    return [path for path in folder.rglob("*") if path.name.endswith(".tmp") or "-tmp" in path.name]
 
 
 def on_devices(name: str, counts: list[int], folder: pathlib.Path) -> tuple[list[dict], list[str]]:
@@ -318,72 +283,6 @@ def on_devices(name: str, counts: list[int], folder: pathlib.Path) -> tuple[list
         problems += differences(f"{own.name} and {counts[0]}", rest, reference[2])
         rows.append(row)
     return rows, problems
-
-
-def split_results(results: dict[str, np.ndarray | str]) -> tuple[dict, dict, dict]:
-    """Return arrays, numeric columns of tables, and other results; of texts only that they exist."""
-    arrays, tables, rest = {}, {}, {}
-    for name, value in results.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            arrays[name] = value
-        elif name.endswith(".csv"):
-            for column, values in pd.read_csv(io.StringIO(value)).items():
-                if values.dtype.kind == "f":
-                    tables[f"{name}: {column}"] = values.to_numpy()
-                else:
-                    rest[f"{name}: {column}"] = values.to_csv()
-        else:
-            rest[name] = value if isinstance(value, np.ndarray) else "there"
-    return arrays, tables, rest
-
-
-def distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return the absolute differences of entries: 0 for two NaN, infinity for NaN and a number."""
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(one.astype(np.float64) - other)
-    return np.where(np.isnan(one) & np.isnan(other) | (one == other), 0, np.nan_to_num(apart, nan=np.inf))
-
-
-def folder_contents(folder: pathlib.Path) -> dict[str, np.ndarray | str]:
-    """Return the contents of a run folder by name: weights, arrays, the text of tables, conclusions, names of files."""
-    import jax
-
-    from experiments import summary
-    from symjax import zoo
-    from symjax.ops import files
-
-    contents = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = str(path.relative_to(folder))
-        if any(part.startswith("epoch-") for part in path.parts):  # in a checkpoint, which is compared after loading
-            continue
-        if path.suffix == ".npz":
-            contents |= {f"{name}: {key}": array for key, array in files.read_npz(path).items()}
-        elif path.suffix == ".csv":
-            contents[name] = path.read_text()
-        elif path.name == summary.SUMMARY:
-            document = files.read_json(path)
-            contents[name] = json.dumps([document[key] for key in ("title", "conclusion", "tables", "figures")])
-        else:
-            contents[name] = "there"
-    for config in sorted(folder.rglob("config.json")):
-        if files.read_json(config)["kind"] == "zoo":
-            trained = zoo.load(config.parent)
-            name = str(config.parent.relative_to(folder))
-            for path, leaf in jax.tree.leaves_with_path(trained.members):
-                for seed, array in zip(trained.seeds, leaf, strict=True):
-                    contents[f"{name}: seed {seed}{jax.tree_util.keystr(path)}"] = np.asarray(array)
-    return contents
-
-
-def differences(name: str, one: dict[str, np.ndarray | str], other: dict[str, np.ndarray | str]) -> list[str]:
-    """Return a line for each result that is not equal in both, bit by bit."""
-
-    def bits(value: np.ndarray | str | None):
-        return (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
-
-    keys = sorted(one.keys() | other.keys())
-    return [f"{name}: {key} differs" for key in keys if bits(one.get(key)) != bits(other.get(key))]
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ def main(settings: Settings) -> None:
 def results_in(folder: Path, name: str, experiment: registry.Experiment) -> list[registry.Results]:
     """Return the results of an experiment in a run folder, those that are counted first."""
     constants = vars(importlib.import_module(f"experiments.{name}")).values()
-    schemas = [ACCURACY, ACCURACY_B]
-    if experiment.results is None:
-        schemas += [value for value in constants if isinstance(value, Schema)]
+    schemas = [ACCURACY, ACCURACY_B, *(value for value in constants if isinstance(value, Schema))]
     tables = {schema.name: ResultTable(folder, schema) for schema in schemas}
     counted = tables.pop("results") if experiment.results is None else experiment.results(folder)
     return [counted, *tables.values()]

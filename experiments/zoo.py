@@ -23,6 +23,7 @@ from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import zoo
 from symjax.ops import files, hosts
+from symjax.ops.result_table import Schema
 from symjax.tables import over_networks
 from symjax.zoo.merging import merge_members
 
@@ -41,6 +42,7 @@ class Members:
         return len(finished)
 
 
+ACCURACY = Schema("accuracy", {"seed": int}, ("validation", "test"), recomputable=True)
 EXPERIMENT = Experiment(
     place=10,
     published={
@@ -83,7 +85,7 @@ def main(settings: Settings) -> Summary:
     )
     if classes_at_positions(dataset):
         table["perplexity"] = test_perplexity(trained, dataset, settings.memory_limit)
-    files.write_csv(folder / "accuracy.csv", table)
+    files.write_csv(folder / f"{ACCURACY.name}.csv", table)
     rows = table.set_index("seed")
     rows.loc["mean"] = rows.mean()
     text = f"Test accuracy {rows.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"

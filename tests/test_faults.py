@@ -23,7 +23,7 @@ import pytest
 from zoo_helpers import CONFIG, LONG, assert_same, train
 
 import symjax.data.cache
-from benchmarks import faults
+from benchmarks import fault_results
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.ops import files, interruption
@@ -225,34 +225,34 @@ def test_temporary_files_are_swept_and_others_stay(reference, tmp_path):
 
 
 def test_campaigns_see_what_differs(reference, tmp_path):
-    whole = faults.folder_contents(reference[1])
+    whole = fault_results.folder_contents(reference[1])
     assert sum("kernel" in name for name in whole) >= 4 * 3
     folder = shutil.copytree(reference[1], tmp_path / "zoo")
-    assert not faults.differences("same", faults.folder_contents(folder), whole)
+    assert not fault_results.differences("same", fault_results.folder_contents(folder), whole)
     metrics = pd.read_csv(folder / "member-0" / "metrics.csv")
     files.write_csv(folder / "member-0" / "metrics.csv", metrics.assign(loss=metrics.loss * (1 + 1e-12)))
     (folder / "more.csv").write_text("a\n")
-    differences = faults.differences("other", faults.folder_contents(folder), whole)
+    differences = fault_results.differences("other", fault_results.folder_contents(folder), whole)
     assert differences == ["other: member-0/metrics.csv differs", "other: more.csv differs"]
     other = train(tmp_path / "other", seeds=(5, 1, 2, 3))
     assert other.seeds == (5, 1, 2, 3)
     shutil.rmtree(folder / "member-0")
     shutil.copytree(tmp_path / "other" / "member-5", folder / "member-0")
     with pytest.raises(InputError, match="member-0"):
-        faults.folder_contents(folder)
+        fault_results.folder_contents(folder)
 
 
 def test_campaigns_see_by_how_much_numbers_differ():
     """On another number of devices only numbers, and the conclusions from them, may differ."""
     left = {"a": np.float32([1, np.nan, np.inf]), "n": np.arange(2), "t.csv": "seed,loss\n0,1.5\n", "summary.json": "1"}
-    arrays, tables, rest = faults.split_results(left)
+    arrays, tables, rest = fault_results.split_results(left)
     assert list(arrays) == ["a"] and list(tables) == ["t.csv: loss"] and tables["t.csv: loss"].tolist() == [1.5]
     changed = {"a": arrays["a"] + 1, "t.csv": "seed,loss\n0,1.6\n", "summary.json": "2"}
-    assert not faults.differences("same", faults.split_results(left | changed)[2], rest)
-    others = faults.split_results(left | {"n": np.arange(1, 3), "t.csv": "seed,loss\n1,1.5\n"})[2]
-    assert faults.differences("other", others, rest) == ["other: n differs", "other: t.csv: seed differs"]
-    apart = faults.distance(arrays["a"], np.float32([1.5, 0, np.inf]))
-    assert apart.tolist() == [0.5, np.inf, 0] and not faults.distance(arrays["a"], arrays["a"]).any()
+    assert not fault_results.differences("same", fault_results.split_results(left | changed)[2], rest)
+    others = fault_results.split_results(left | {"n": np.arange(1, 3), "t.csv": "seed,loss\n1,1.5\n"})[2]
+    assert fault_results.differences("other", others, rest) == ["other: n differs", "other: t.csv: seed differs"]
+    apart = fault_results.distance(arrays["a"], np.float32([1.5, 0, np.inf]))
+    assert apart.tolist() == [0.5, np.inf, 0] and not fault_results.distance(arrays["a"], arrays["a"]).any()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="audits paths by /proc")

@@ -10,6 +10,7 @@ from test_match import element_in, stack
 from symjax import InputError, Network, stitch_point
 from symjax.alignment import element_stitches, match
 from symjax.alignment.gradients import permuting
+from symjax.training.task import cross_entropy
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(300, 4)).astype(np.float32)
@@ -179,6 +180,22 @@ def test_stacked_members_match_by_every_method(network):
         for i, member in enumerate(b):
             moved = symmetry.act(member, {name: matrix[i] for name, matrix in element.items()})
             assert difference(moved, a) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["straight_through", "sinkhorn"])
+def test_learned_permutations_of_many_pairs_are_compiled_once(network, method):
+    traces = []
+
+    def loss(outputs, targets):
+        traces.append(method)
+        return cross_entropy(outputs, targets)
+
+    a, counts = network.member(drawn(SHAPES)), []
+    for pairs in (1, 3):
+        b = stack([network.member(drawn(SHAPES, seed)) for seed in range(1, 1 + pairs)])
+        match(network, a, b, method=method, data=(X[:50], LABELS[:50]), loss=loss, epochs=1)
+        counts.append(len(traces) - sum(counts))
+    assert counts[0] == counts[1]
 
 
 def test_stitches_of_an_element_beside_others(network):

@@ -264,6 +264,8 @@ def test_members_of_zoos(capsys):
         shutil.copy(whole / "config.json", folder)
         for seed in seeds:
             shutil.copytree(whole / f"member-{seed}", folder / f"member-{seed}")
+        accuracies = pd.DataFrame({"seed": seeds, "validation": 50.0, "test": [float(seed) for seed in seeds]})
+        files.write_csv(folder / "accuracy.csv", accuracies)  # of a finished task
     last = next(Path("zoo.task-1-of-2/member-0").glob("epoch-*"))
     shutil.move(last, "checkpoint")  # a member without a checkpoint was interrupted before the first
     merge("zoo.task-1-of-2", "zoo.task-2-of-2")
@@ -272,6 +274,7 @@ def test_members_of_zoos(capsys):
     merge("zoo.task-1-of-2", "zoo.task-2-of-2")
     merge("zoo.task-1-of-2", "zoo.task-2-of-2")
     assert "3 finished members" in capsys.readouterr().out
+    assert files.read_csv("zoo/accuracy.csv").test.tolist() == [0, 1, 2]
     merged, expected = zoo.load("zoo"), zoo.load(whole)
     assert merged.seeds == expected.seeds
     pd.testing.assert_frame_equal(merged.metrics, expected.metrics, check_exact=True)

@@ -1,6 +1,7 @@
 """Permutations learned by gradients: the straight-through method and Sinkhorn re-basin."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ BATCH = 128
 MAX_SWEEPS = 20  # of an assignment within one step of the straight-through method
 STEPS = 10  # in an epoch of Sinkhorn re-basin without data
 TEMPERATURE, ITERATIONS = 0.1, 20
+WEIGHTS_OPTIMIZER, SCORES_OPTIMIZER = optax.adam(1e-3), optax.adam(0.05)
 
 
 class Midpoint:
@@ -62,18 +64,17 @@ def permuting(symmetry: Symmetry) -> Symmetry:
 
 
 class Learner:
-    """Learns permutations of b for one pair of balanced members, or of pytrees, a and b.
+    """Learns permutations of b for pairs of balanced members, or of pytrees, a and b; compiled once for all pairs.
 
     Attributes:
-      descent: holds the parameters that are aligned.
-      permuting: the result of `permuting` for the symmetry.
+      symmetry, blocks, paths: of the alignment; the paths are those of the parameters that are aligned.
+      permuting: see there.
       midpoint: the loss; None for the distance of parameters.
     """
 
-    def __init__(self, symmetry: Symmetry, blocks, a, b, paths, midpoint: Midpoint | None):
-        self.symmetry, self.blocks, self.a, self.b, self.paths = symmetry, blocks, a, b, paths
-        self.midpoint, self.permuting = midpoint, permuting(symmetry)
-        self.descent = Descent(blocks, self._stacked(self._held(a)), self._stacked(self._held(b)))
+    def __init__(self, symmetry: Symmetry, blocks, paths, midpoint: Midpoint | None):
+        self.symmetry, self.blocks, self.paths = symmetry, blocks, paths
+        self.permuting, self.midpoint = permuting(symmetry), midpoint
 
     def _held(self, tree):
         leaves = dict(zip(self.symmetry.shapes, jax.tree.leaves(tree), strict=True))
@@ -82,18 +83,29 @@ class Learner:
     def _stacked(self, leaves):
         return {path: np.asarray(leaf, np.float64)[None] for path, leaf in leaves.items()}
 
-    def _loss(self, held, moved, batch):
-        """Return the midpoint loss for b `moved`, with some of its parameters replaced by `held`."""
-        leaves = dict(zip(self.symmetry.shapes, jax.tree.leaves(moved), strict=True)) | held
-        moved = jax.tree.unflatten(self.symmetry.treedef, list(leaves.values()))
-        return self.midpoint.loss(self.a, moved, *batch)
+    def _descent(self, a, b) -> Descent:
+        return Descent(self.blocks, self._stacked(self._held(a)), self._stacked(self._held(b)))
 
-    def moved(self):
+    def _moved(self, b, descent: Descent):
         """Return b after the permutations of `descent`."""
-        element = element_of(self.blocks, self.descent.total)
-        return self.permuting.act(self.b, {name: matrix[0] for name, matrix in element.items()})
+        element = element_of(self.blocks, descent.total)
+        return self.permuting.act(b, {name: matrix[0] for name, matrix in element.items()})
 
-    def straight_through(self, epochs: int, rng, learning_rate=1e-3):
+    @cached_property
+    def _straight_through_step(self):
+        def loss(held, a, moved, batch):
+            """Return the midpoint loss for b `moved`, with some of its parameters replaced by `held`."""
+            leaves = dict(zip(self.symmetry.shapes, jax.tree.leaves(moved), strict=True)) | held
+            return self.midpoint.loss(a, jax.tree.unflatten(self.symmetry.treedef, list(leaves.values())), *batch)
+
+        def step(a, moved, weights, state, batch):
+            gradient = jax.grad(loss)(self._held(moved), a, moved, batch)
+            updates, state = WEIGHTS_OPTIMIZER.update(gradient, state)
+            return optax.apply_updates(weights, updates), state
+
+        return jax.jit(step)
+
+    def straight_through(self, a, b, epochs: int, rng):
         """Learn weights whose matching with b, by coordinate descent, makes the midpoint loss small.
 
         The forward pass uses the matched b; its gradient changes the weights (Ainsworth et al. 2023, section 3.3).
@@ -102,26 +114,36 @@ class Learner:
           Matrices by space of the epoch with the smallest loss; the smallest loss up to each epoch; whether the last
           assignment converged.
         """
-        optimizer, weights = optax.adam(learning_rate), self._held(self.a)
-
-        @jax.jit
-        def step(moved, weights, state, batch):
-            gradient = jax.grad(self._loss)(self._held(moved), moved, batch)
-            updates, state = optimizer.update(gradient, state)
-            return optax.apply_updates(weights, updates), state
-
         assert self.midpoint is not None
-        state, best = optimizer.init(weights), Best()
-        self.descent.start(np.arange(1))
+        descent, weights, best = self._descent(a, b), self._held(a), Best()
+        state = WEIGHTS_OPTIMIZER.init(weights)
+        descent.start(np.arange(1))
         for _ in range(epochs):
             for batch in self.midpoint.batches(rng):
-                self.descent.reset(self._stacked(weights))
-                converged = descend(self.descent, rng, MAX_SWEEPS)[1]
-                weights, state = step(self.moved(), weights, state, batch)
-            best.add(self.midpoint.mean(self.a, self.moved()), self.descent.total)
+                descent.reset(self._stacked(weights))
+                converged = descend(descent, rng, MAX_SWEEPS)[1]
+                weights, state = self._straight_through_step(a, self._moved(b, descent), weights, state, batch)
+            best.add(self.midpoint.mean(a, self._moved(b, descent)), descent.total)
         return best.total, np.array(best.losses), converged
 
-    def sinkhorn(self, epochs: int, rng, learning_rate=0.05):
+    @cached_property
+    def _sinkhorn_step(self):
+        def loss(scores, a, b, norm, batch):
+            heights = {name: x - x.max(1, keepdims=True) for name, x in scores.items()}  # else whole rows would vanish
+            soft = {name: sinkhorn(jnp.exp(x / TEMPERATURE), ITERATIONS) for name, x in heights.items()}
+            moved = self.permuting.act(b, soft)
+            if self.midpoint is not None:
+                return self.midpoint.loss(a, moved, *batch)
+            held = self._held(a)
+            return sum(((held[path] - leaf) ** 2).sum() for path, leaf in self._held(moved).items()) / norm
+
+        def step(scores, a, b, norm, state, batch):
+            updates, state = SCORES_OPTIMIZER.update(jax.grad(loss)(scores, a, b, norm, batch), state)
+            return optax.apply_updates(scores, updates), state
+
+        return jax.jit(step)
+
+    def sinkhorn(self, a, b, epochs: int, rng):
         """Learn scores X, a matrix for each space, with a small loss of b under the matrices Sinkhorn(exp(X / t)).
 
         The permutations nearest to X are the result (Peña et al. 2023). Without data the loss is the squared distance
@@ -130,43 +152,25 @@ class Learner:
         Returns:
           As `straight_through`; without data, the objective of `descend`.
         """
-        scores = {
-            name: jnp.asarray(rng.normal(size=2 * [space.size]) / 100) for name, space in self.permuting.spaces.items()
-        }
-        scores = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), scores)
-        optimizer, held, norm = optax.adam(learning_rate), self._held(self.a), float(self.descent.norm[0])
-
-        def loss(scores, batch):
-            heights = {name: x - x.max(1, keepdims=True) for name, x in scores.items()}  # so that no row underflows
-            soft = {name: sinkhorn(jnp.exp(x / TEMPERATURE), ITERATIONS) for name, x in heights.items()}
-            moved = self.permuting.act(self.b, soft)
-            if self.midpoint is not None:
-                return self.midpoint.loss(self.a, moved, *batch)
-            return sum(((held[path] - leaf) ** 2).sum() for path, leaf in self._held(moved).items()) / norm
-
-        @jax.jit
-        def step(scores, state, batch):
-            updates, state = optimizer.update(jax.grad(loss)(scores, batch), state)
-            return optax.apply_updates(scores, updates), state
-
-        state, best = optimizer.init(scores), Best()
+        dtype, spaces = jnp.result_type(float), self.permuting.spaces
+        scores = {name: jnp.asarray(rng.normal(size=2 * [space.size]) / 100, dtype) for name, space in spaces.items()}
+        state, best, norm = SCORES_OPTIMIZER.init(scores), Best(), float(self._descent(a, b).norm[0])
         for _ in range(epochs):
             for batch in [()] * STEPS if self.midpoint is None else self.midpoint.batches(rng):
-                scores, state = step(scores, state, batch)
+                scores, state = self._sinkhorn_step(scores, a, b, norm, state, batch)
             if self.midpoint is not None:
-                self._round(scores)
-                best.add(self.midpoint.mean(self.a, self.moved()), self.descent.total)
+                descent = self._rounded(a, b, scores)
+                best.add(self.midpoint.mean(a, self._moved(b, descent)), descent.total)
         if self.midpoint is not None:
             return best.total, np.array(best.losses), np.ones(1, bool)
-        self._round(scores)
-        objective, converged = descend(self.descent, rng, MAX_SWEEPS)
-        return self.descent.total, objective[0], converged
+        descent = self._rounded(a, b, scores)
+        objective, converged = descend(descent, rng, MAX_SWEEPS)
+        return descent.total, objective[0], converged
 
-    def _round(self, scores):
-        self.descent = Descent(self.blocks, self.descent.a, self._stacked(self._held(self.b)))
-        self.descent.act(
-            {name: np.asarray(permutation_matrix(nearest_permutation(x)))[None] for name, x in scores.items()}
-        )
+    def _rounded(self, a, b, scores) -> Descent:
+        descent = self._descent(a, b)
+        descent.act({name: np.asarray(permutation_matrix(nearest_permutation(x)))[None] for name, x in scores.items()})
+        return descent
 
 
 class Best:

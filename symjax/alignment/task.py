@@ -114,14 +114,14 @@ class Task(NamedTuple):
     def _learn(self, to_a, to_b, members_a, members_b, paths):
         loss = self.loss or cross_entropy
         midpoint = None if self.data is None else Midpoint(self.network, loss, self.data)
+        learner = Learner(self.symmetry, self.blocks, paths, midpoint)
         totals, objectives, converged = [], [], []
         for row, pair in enumerate(zip(members_a, members_b, strict=True)):
             balanced = [
                 self.symmetry.act(on_host(member), {name: matrices[row] for name, matrices in to.items()})
                 for member, to in zip(pair, (to_a, to_b), strict=True)
             ]
-            learner = Learner(self.symmetry, self.blocks, *balanced, paths, midpoint)
-            total, objective, done = getattr(learner, self.method)(self.epochs, self.rng)
+            total, objective, done = getattr(learner, self.method)(*balanced, self.epochs, self.rng)
             totals.append(total), objectives.append(objective), converged.append(done)
         sweeps = max(map(len, objectives))
         objectives = [np.pad(objective, (0, sweeps - len(objective)), "edge") for objective in objectives]
