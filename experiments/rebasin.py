@@ -121,7 +121,7 @@ def main(settings: Settings) -> Summary:
     with out.open() as folder:
         compute(folder, trained, dataset, alignments, pairs, settings)
         requested = requested_alignments(alignments, pairs)
-        rows, gains = ResultTable(folder, ROWS).select(requested), ResultTable(folder, GAINS).rows()
+        rows, aligned = ResultTable(folder, ROWS).select(requested), requested[requested.method != "none"]
         merged = merge_all(folder, trained, dataset, settings, list(dict.fromkeys(group for _, group in alignments)))
         means = table_of(rows)
         files.write_csv(folder / "means.csv", means.reset_index())
@@ -130,7 +130,7 @@ def main(settings: Settings) -> Summary:
             plots.mean_curves(
                 curves(rows, score), folder / score, xlabel="position on the line", ylabel=label, **options
             )
-        sweeps = ResultTable(folder, SWEEPS).select(requested[requested.method != "none"])
+        sweeps = ResultTable(folder, SWEEPS).select(aligned)
         sweeps = sweeps.assign(share=sweeps.objective / sweeps.groupby(list(ALIGNED)).objective.transform("first"))
         options = {"line": "group", "panel": "method"}
         plots.mean_curves(
@@ -142,9 +142,8 @@ def main(settings: Settings) -> Summary:
             ylabel="objective / its start",
             **options,
         )
-        gains = gains.merge(requested, on=list(ALIGNED))
         plots.mean_curves(
-            gains,
+            ResultTable(folder, GAINS).select(aligned),
             folder / "gains",
             x="place",
             y="gain",
@@ -215,9 +214,9 @@ def features_data(dataset: Dataset, settings: Settings) -> np.ndarray:
 
 def act_all(symmetry: Symmetry, members: Member, element: dict) -> Member:
     """Return stacked members after the elements of a stacked element."""
-    element = parallel.stack([element])
+    element = jax.device_get(element)
     moved = [
-        symmetry.act(parallel.take(members, i), {name: matrices[0, i] for name, matrices in element.items()})
+        symmetry.act(parallel.take(members, i), parallel.take(element, i))
         for i in range(parallel.count_members(members))
     ]
     return parallel.stack(moved)

@@ -250,6 +250,15 @@ def test_figures_say_what_they_show(tmp_path):
     assert over_layers(classes, tmp_path / "e", title="what it shows").get_suptitle() == "what it shows"
 
 
+def test_a_long_legend_leaves_space_for_the_panels():
+    lines = [f"a method with a long name, and its group {i}" for i in range(10)]
+    rows = [(panel, line, t, t * i) for panel in "ab" for i, line in enumerate(lines) for t in (0, 1)]
+    table = pd.DataFrame(rows, columns=["panel", "line", "t", "value"])
+    figure = mean_curves(table, x="t", line="line", panel="panel")
+    figure.draw_without_rendering()
+    assert all(axes.get_window_extent().height / figure.dpi > 1 for axes in figure.axes)
+
+
 def test_mean_curves_show_all_means_and_cut_wide_intervals():
     rows = [(panel, k, 10.0 * k + shift) for panel in "ab" for k in range(1, 9) for shift in (-200.0, 0.0, 200.0)]
     table = pd.DataFrame(rows, columns=["layer", "k", "value"]).assign(method="pca")

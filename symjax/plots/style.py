@@ -105,6 +105,9 @@ def finish(
     Returns:
       The figure.
     """
+    if ax is None and legend is not None and len(grid) == 1 and not grid[0, 0].get_ylabel():
+        grid[0, 0].set_ylabel(ylabel)  # beside the panels, where that of the figure would be beside the legend, too
+        ylabel = ""
     if ax is None:
         for add, text in ((figure.suptitle, title), (figure.supxlabel, xlabel), (figure.supylabel, ylabel)):
             if text:
@@ -186,12 +189,18 @@ def labelled(panels: Iterable[Axes]) -> dict[str, Any]:
 
 
 def legend_below(figure: Figure, **options) -> None:
-    """Add a legend of all labels below the axes, in as many columns as fit in the width of the figure."""
+    """Add a legend of all labels below the axes, in as many columns as fit in the width of the figure.
+
+    The figure becomes higher for more than two rows.
+    """
     handles = labelled(figure.axes)
     longest = max((len(re.sub(r"\$.*?\$", "GReLU", label)) for label in handles), default=1)
     inches = 0.07 * longest + 0.5  # width of 9 point text and its handle
     columns = max(1, min(int((figure.get_size_inches()[0] - 0.2) / inches), len(handles)))
-    columns = max(1, -(-len(handles) // -(-max(1, len(handles)) // columns)))  # rows of about equal length
+    rows = -(-max(1, len(handles)) // columns)
+    columns = max(1, -(-len(handles) // rows))  # rows of about equal length
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.19 * max(0, rows - 2))  # figures have space for two rows
     figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, **options
     )
