@@ -136,11 +136,12 @@ def format_ranks(ranked: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusion(ranked: pd.DataFrame) -> str:
-    """Return the best measures and the ranks of those that ReSi had not tested."""
+    """Return the ranks of the best measures, and of SVCCA, PWCCA, two forms for G_ReLU and stitches."""
     best = ranked.head(3)
     text = "Best median ranks: " + ", ".join(f"{name} {row['rank']:g}" for name, row in best.iterrows()) + "."
-    other = [name for name in ranked.index if name in ("svcca", "pwcca", "wreath_cka", "wreath_procrustes")]
-    other += [name for name in ranked.index if name.startswith(STITCH)]
+    listed = [name for name in ranked.index if name in ("svcca", "pwcca", "wreath_cka", "wreath_procrustes")]
+    listed += [name for name in ranked.index if name.startswith(STITCH)]
+    other = [name for name in listed if name not in best.index]
     if other:
         text += " Others: " + ", ".join(
             f"{name} {ranked.loc[name, 'rank']:g} [{ranked.loc[name, 'low']:g}, {ranked.loc[name, 'high']:g}]"
