@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from experiments.settings import ZooSettings, short_name
+from experiments.settings import ZooSettings, point_of, short_name
 from symjax.checks import integer_fields
 from symjax.data import Dataset
 from symjax.network import Member, Network
@@ -36,7 +36,7 @@ class LayerSettings(ZooSettings):
     def point(self, network: Network) -> int:
         """Return the index of the stitch point that is compared; check the settings."""
         integer_fields(self, examples=(1, 2**31 - 1))
-        return len(network.points) - 1 if self.layer == "last" else network.parse_points(self.layer)[0]
+        return point_of(network, self.layer)
 
     def features(self, network: Network, members: Member, dataset: Dataset) -> np.ndarray:
         """Return the features of the layer, (members, n, ..., channels)."""

@@ -22,11 +22,11 @@ from experiments.registry import Experiment, PublishedTable
 from experiments.resi_data import SHARES, SHIFTS, Group, check_data, groups_of
 from experiments.resi_scores import TESTS, conclusion, format_ranks
 from experiments.resi_values import AGREEMENT, MODELS, ROWS, Compared, fill
-from experiments.settings import zoo_folder
+from experiments.settings import point_of, zoo_folder
 from experiments.summary import Summary
 from symjax import plots
 from symjax.checks import integer_fields
-from symjax.errors import InputError, renamed
+from symjax.errors import InputError, did_you_mean, renamed
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable
 from symjax.similarity.table import without_twins
@@ -69,7 +69,8 @@ class Settings(FeatureSettings):
         """Return the names of the tests in the order of `TESTS`."""
         names = [name.strip() for name in self.tests.split(",")] if self.tests != "all" else list(TESTS)
         if unknown := [name for name in names if name not in TESTS]:
-            raise InputError(f"tests: got {unknown[0]!r}, expected all or some of {', '.join(TESTS)}")
+            expected = f"all or some of {', '.join(TESTS)}{did_you_mean(unknown[0], TESTS)}"
+            raise InputError(f"tests: got {unknown[0]!r}, expected {expected}")
         return tuple(test for test in TESTS if test in names)
 
     def all_measures(self) -> list[str]:
@@ -92,7 +93,7 @@ def main(settings: Settings) -> Summary:
     check_data(tests, dataset)
     config, layers = settings.zoo_config(), settings.parse_layers(dataset)
     network = config.network(dataset)
-    point = len(network.points) - 1 if settings.layer == "last" else network.parse_points(settings.layer)[0]
+    point = point_of(network, settings.layer)
     kinds = list(dict.fromkeys("seeds" if test in ("accuracy", "output") else test for test in tests))
     if "layers" in kinds and len(layers) < 3:
         raise InputError(f"layers: got {len(layers)}, expected three or more for the test layers")

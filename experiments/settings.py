@@ -13,6 +13,7 @@ from symjax.data import Dataset
 from symjax.data.text import split_options
 from symjax.errors import InputError, renamed
 from symjax.imports import is_import_name
+from symjax.network import Network
 from symjax.ops.memory import parse_bytes
 from symjax.training import Recipe
 from symjax.zoo import Zoo, ZooConfig
@@ -131,6 +132,12 @@ class ZooSettings:
         config = self.zoo_config()
         with renamed(name="dataset"):
             return config.load_dataset(test_size=self.test_size)
+
+
+def point_of(network: Network, layer: str) -> int:
+    """Return the index of one stitch point, given by name, or as last."""
+    with renamed(point="layer"):
+        return len(network.points) - 1 if layer == "last" else network.index(layer)
 
 
 def split(text: str) -> list[str]:

@@ -186,6 +186,7 @@ def test_a_dry_run_lists_the_zoos_and_writes_nothing(zoos, monkeypatch, capsys):
     ("words", "message"),
     [
         ("--tests accuracy,nosuch", "--tests: got 'nosuch', expected all or some of accuracy, output"),
+        ("--layer all", "--layer: got 'all', expected a stitch point"),
         ("--seeds 2", "--seeds: got 2, expected three or more"),
         ("--group-seeds 4", "--group-seeds: got 4, expected an integer from 3 to 3"),
         ("--measures nosuch", "--measures: got 'nosuch'"),

@@ -114,7 +114,8 @@ def test_a_dry_run_lists_the_zoos_and_writes_nothing(capsys, monkeypatch):
         ("--width 2", "width: got 2, expected --widths"),
         ("--seeds 2", "seeds: got 2, expected three or more"),
         ("--widths 2 4 --filters 99", "filters: got 99, expected 1 to"),
-        ("--widths 2 4 --layer nosuch", "nosuch"),
+        ("--widths 2 4 --layer nosuch", "--layer: got 'nosuch', expected a stitch point"),
+        ("--widths 2 4 --layer relu1,relu2", "--layer: got 'relu1,relu2', expected a stitch point"),
     ],
 )
 def test_wrong_flags(words, message, capsys):
