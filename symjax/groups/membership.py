@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import flag, integer, scalar
+from symjax.checks import flag, integer, random_key, scalar
 from symjax.errors import InputError
 from symjax.groups.matrix_groups import real_matrix
 from symjax.spelling import one_line
@@ -85,8 +85,8 @@ def is_intertwiner(
       `Decision`.
 
     Raises:
-      InputError: reach not positive and finite, too few inputs, A not a finite real square matrix, or an activation
-        that does not keep shapes or does not return real numbers.
+      InputError: reach not positive and finite, too few inputs, A not a finite real square matrix, not a random key, or
+        an activation that does not keep shapes or does not return real numbers.
 
     Example:
       >>> import jax, numpy as np
@@ -102,7 +102,7 @@ def is_intertwiner(
     tolerance = scalar("tolerance", tolerance, "a number from 0", lambda value: 0 <= value < math.inf)
     condition = _condition(matrix)
     with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore"):  # checked below
-        x = np.array(_inputs(jax.random.key(0) if key is None else key, inputs, n))
+        x = np.array(_inputs(jax.random.key(0) if key is None else random_key("key", key), inputs, n))
         x *= reach / np.abs(x).max()
         (before, dtype), (after, _) = (_apply(activation, points) for points in (x, x @ matrix.T))
         eps = float(jnp.finfo(dtype).eps)
