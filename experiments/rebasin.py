@@ -25,13 +25,15 @@ from experiments.settings import ZooSettings, short_name, zoo_folder
 from experiments.summary import Summary
 from symjax import alignment, plots, zoo
 from symjax.alignment.api import METHODS, SEARCHED_GROUPS
-from symjax.alignment.inputs import symmetry_of
+from symjax.alignment.features import held_points
+from symjax.alignment.inputs import aligned_paths, symmetry_of
 from symjax.alignment.merging import METHODS as MERGES
 from symjax.alignment.merging import mean_leaf
+from symjax.alignment.spaces import blocks_of
 from symjax.alignment.task import LEARNED
 from symjax.checks import integer, one_of
 from symjax.data import Dataset, normalize
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.groups import Symmetry
 from symjax.network import Member
 from symjax.ops import files, parallel
@@ -179,8 +181,8 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
             for side in ("model_a", "model_b")
         ]
         if method != "none":
+            symmetry = symmetry_for(trained, dataset)
             element, info = match_all(trained, dataset, *ends, method, group, settings)
-            symmetry = symmetry_of(trained.network, trained.member(trained.seeds[0]), None)
             ends[1] = act_all(symmetry, ends[1], element)
             for i, line in enumerate(lines.to_dict("records")):
                 objective = info.objective[i]
@@ -198,13 +200,29 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
         results.add(pd.concat(frames))
 
 
+def symmetry_for(trained: zoo.Zoo, dataset: Dataset) -> Symmetry:
+    """Return the symmetry of the network, which is discovered once; inputs can be tokens."""
+    inputs = normalize(dataset.train.images[:2], dataset.mean, dataset.std)
+    return symmetry_of(trained.network, trained.member(trained.seeds[0]), inputs)
+
+
+def has_feature_spaces(trained: zoo.Zoo, symmetry: Symmetry) -> bool:
+    """Return whether a stitch point holds channels of the symmetry, so that features can be compared."""
+    try:
+        held_points(trained.network, symmetry, blocks_of(symmetry, "permutation", aligned_paths(symmetry)))
+    except InputError:
+        return False
+    return True
+
+
 def match_all(trained: zoo.Zoo, dataset: Dataset, a: Member, b: Member, method: str, group: str, settings: Settings):
     """Return the elements and the info of `match` for stacked pairs."""
     data = None if method == "weights" else features_data(dataset, settings)
     if method in LEARNED:
         data = (data, dataset.train.labels[: settings.examples])
     options = {"method": method, "group": group, "data": data, "restarts": settings.restarts}
-    return alignment.match(trained.network, a, b, **options)
+    with renamed(method="methods"):
+        return alignment.match(trained.network, a, b, **options)
 
 
 def features_data(dataset: Dataset, settings: Settings) -> np.ndarray:
@@ -236,12 +254,15 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
             {"objective": np.nan, "cycle_error": np.nan, "pairwise_cycle_error": np.nan},
         )
         if line["method"] != "none":
+            symmetry = symmetry_for(trained, dataset)
+            if line["method"] == "cca" and not has_feature_spaces(trained, symmetry):
+                continue
             data = features_data(dataset, settings) if line["method"] == "cca" else None
             merged, info = alignment.merge(network, members, method=line["method"], group=line["group"], data=data)
             ends = act_all(info.action, members, info.elements)
             row = {"objective": info.objective[-1], "cycle_error": info.cycle_error}
             if line["group"] not in cycles:
-                cycles[line["group"]] = pairwise_cycle_error(trained, line["group"])
+                cycles[line["group"]] = pairwise_cycle_error(trained, symmetry, line["group"])
             row["pairwise_cycle_error"] = cycles[line["group"]]
         options = {"examples": settings.examples, "max_device_memory": settings.memory_limit}
         repaired = alignment.repair(network, merged, ends, dataset, **options)
@@ -252,13 +273,13 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
     return table.select(requested)
 
 
-def pairwise_cycle_error(trained: zoo.Zoo, group: str) -> float:
-    """Return the cycle error if each pair is matched by weights on its own."""
+def pairwise_cycle_error(trained: zoo.Zoo, symmetry: Symmetry, group: str) -> float:
+    """Return the cycle error of weight matching of each pair on its own."""
     seeds = range(len(trained.seeds))
     pairs = [(i, j) for i in seeds for j in seeds if i < j]
     a, b = (parallel.take(trained.members, [pair[side] for pair in pairs]) for side in (0, 1))
     element, _ = alignment.match(trained.network, a, b, group=group)
-    symmetry, maps = symmetry_of(trained.network, trained.member(trained.seeds[0]), None), {}
+    maps = {}
     for row, (i, j) in enumerate(pairs):
         maps[i, j] = {name: matrices[row] for name, matrices in element.items()}
         maps[j, i] = symmetry.inverse(maps[i, j])

@@ -125,3 +125,20 @@ def test_matched_perceptrons_on_digits_are_connected():
     naive, matched = (line.test_accuracy for line in lines)
     assert naive[1] < naive[[0, 2]].mean() - 0.05
     assert matched[1] > matched[[0, 2]].mean() - 0.01
+
+
+@pytest.mark.slow
+def test_language_models(capsys):
+    """Their inputs are no real numbers, and no stitch point holds channels that can be permuted alone."""
+    words = "--dataset text --model lstm --width 8 --seeds 3 --epochs 1 --train-size 64 --test-size 40 --ts 3".split()
+    words += ["--groups", "permutation", "--out", "run"]
+    run = lambda method: run_command(  # noqa: E731
+        experiments.rebasin.main, experiments.rebasin.Settings, [*words, "--methods", method]
+    )
+    run("weights")
+    assert set(files.read_csv("run/merged.csv").method) == {"none", "universe", "many"}
+    rows = files.read_csv("run/results.csv")
+    assert rows[rows.t == 1].groupby(["model_a", "model_b"]).test_loss.nunique().eq(1).all()  # b keeps its function
+    with pytest.raises(SystemExit):
+        run("activations")
+    assert "error: --methods: got one that compares features, expected 'weights'" in capsys.readouterr().err
