@@ -274,7 +274,7 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
 
 
 def pairwise_cycle_error(trained: zoo.Zoo, symmetry: Symmetry, group: str) -> float:
-    """Return the cycle error of weight matching of each pair on its own."""
+    """Return the cycle error if each pair is matched by weights on its own."""
     seeds = range(len(trained.seeds))
     pairs = [(i, j) for i in seeds for j in seeds if i < j]
     a, b = (parallel.take(trained.members, [pair[side] for pair in pairs]) for side in (0, 1))

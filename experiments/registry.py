@@ -47,13 +47,14 @@ class Experiment:
     """An experiment in the report, and how its run folders are merged.
 
     Attributes:
-      place: of its runs in the report, where places ascend.
-      published: figures to stand beside ours, by caption, read off tables and plots of papers.
-      published_on: the data set of these figures; None if they are of no data set.
-      results: the results in the folder that it is called with; by default the table "results" of the `Schema`s of its
-        module. The other tables of these `Schema`s are merged, too.
-      unit: of the number that `merge` returns.
-      reports_unfinished: whether `merge` prints what is not finished. Otherwise a run that has no summary is not.
+      place: its place in the report, in which experiments are sorted by this number.
+      published: published figures by caption, read off tables and plots of papers, to stand beside ours.
+      published_on: the data set of these figures; None if they are not of one data set.
+      results: function from a run folder to its results; by default the table "results" of the `Schema`s of its module.
+        The other tables of these `Schema`s are merged, too.
+      unit: what the number that `Results.merge` returns counts.
+      reports_unfinished: whether `Results.merge` prints what is not finished; otherwise runs without a summary are
+        reported.
     """
 
     place: float

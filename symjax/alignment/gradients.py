@@ -68,7 +68,7 @@ class Learner:
 
     Attributes:
       symmetry, blocks, paths: of the alignment; the paths are those of the parameters that are aligned.
-      permuting: see there.
+      permuting: the result of `permuting` for the symmetry.
       midpoint: the loss; None for the distance of parameters.
     """
 
@@ -129,7 +129,7 @@ class Learner:
     @cached_property
     def _sinkhorn_step(self):
         def loss(scores, a, b, norm, batch):
-            heights = {name: x - x.max(1, keepdims=True) for name, x in scores.items()}  # else whole rows would vanish
+            heights = {name: x - x.max(1, keepdims=True) for name, x in scores.items()}  # so that no row underflows
             soft = {name: sinkhorn(jnp.exp(x / TEMPERATURE), ITERATIONS) for name, x in heights.items()}
             moved = self.permuting.act(b, soft)
             if self.midpoint is not None:
