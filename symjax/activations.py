@@ -121,7 +121,8 @@ def load(path: str | Path, *, layers: Sequence[str] | None = None, ids: Sequence
         file, and entries of other files are named file/entry. Layers have the order of an `.npz`; otherwise they are
         sorted by name, "relu2" before "relu10".
       layers: names of the layers, in order; all by default.
-      ids: IDs of the examples; by default the entry or the file named "ids" if there is one.
+      ids: IDs of the examples; by default the entry or the file named "ids" if there is one. All those of a folder must
+        be equal.
 
     Returns:
       `Activations`, a mapping from layers to arrays (examples, ...).

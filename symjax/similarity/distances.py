@@ -20,6 +20,12 @@ def is_translation_invariant(metric):
     return metric in ("euclidean", "sqeuclidean")
 
 
+def lost_with_metric(metric="euclidean", **_):
+    """Return what measures of distances lose with this metric; see `Measure.lost_with`."""
+    lost = {"cosine": {"translation"}, "correlation": {"translation", "zero_channels"}}
+    return frozenset(lost.get(metric, ()) if isinstance(metric, str) else ())
+
+
 def distances(x, metric):
     """Return the distances (n, n) between rows of x (n, d), with a diagonal of zeros, and the unit that they are in.
 

@@ -57,13 +57,6 @@ def neighbour_lists(matrix, k):
     return jnp.where(jnp.isnan(matrix[:, :1]), jnp.nan, indices)
 
 
-def permute_lists(prepared, order):
-    """Permute the examples of lists of neighbours (1, n k)."""
-    lists = prepared.data.reshape(len(order), -1)[order]
-    renamed = jnp.argsort(order)[jnp.nan_to_num(lists).astype(jnp.int32)].astype(lists.dtype)
-    return prepared._replace(data=jnp.where(jnp.isnan(lists), lists, renamed).reshape(1, -1))
-
-
 def all_ranks(matrix):
     """Return (n, n): in row i the ranks of all other examples by distance, 1 for the nearest; ties share their mean."""
     ranks = jax.vmap(midranks)(_others(matrix))

@@ -8,7 +8,7 @@ from jax import lax
 
 from symjax.checks import one_of
 from symjax.similarity.channels import centred, magnitude, pad_to_common_width, safe_sqrt
-from symjax.similarity.distances import check_metric, distances, is_translation_invariant
+from symjax.similarity.distances import check_metric, distances, is_translation_invariant, lost_with_metric
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -228,6 +228,7 @@ def _rsa(
         partial(split, **options) if options else split,
         title=title,
         zero_channels=options.get("metric") == "euclidean",
+        lost_with=lost_with_metric,
         differentiable=differentiable,
         min_examples=3,
         cost="n^2 (p + log n) once, n^2 a pair",
@@ -294,6 +295,7 @@ MEASURES = (
         _MOVED,
         split_norm,
         zero_channels=True,
+        lost_with=lost_with_metric,
         title="RSM norm difference",
         cost="n^2 (p + q) once, n^2 a pair",
         bias="grows with n and with the scale of the data",

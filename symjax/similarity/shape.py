@@ -122,6 +122,7 @@ def _measure(name, alpha, invariances, use, bias):
         partial(split, alpha=alpha),
         one_map_size=True,
         zero_channels=True,
+        lost_with=lambda center=True, **_: frozenset({"translation"} if center is False else ()),
         cost="n p^2 once, n p q and a singular value decomposition (p, q) a pair",
         bias=bias,
         use=use,
