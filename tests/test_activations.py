@@ -68,9 +68,14 @@ def test_batches_of_files(tmp_path):
 
 def test_files_with_several_layers_in_a_folder(tmp_path):
     np.savez(tmp_path / "block1.npz", **ARRAYS, ids=IDS)
-    np.savez(tmp_path / "block2.npz", only=ARRAYS["relu2"])
+    np.savez(tmp_path / "block2.npz", only=ARRAYS["relu2"], ids=IDS)
+    np.save(tmp_path / "ids.npy", IDS)
     activations = load(tmp_path)
     assert list(activations) == ["block1/relu2", "block1/relu10", "block2"] and activations.ids.tolist() == list(IDS)
+    np.savez(tmp_path / "block2.npz", only=ARRAYS["relu2"], ids=IDS[::-1])
+    with pytest.raises(InputError, match="^path: got other IDs in block2.npz than in block1.npz of .*same examples"):
+        load(tmp_path)
+    assert load(tmp_path, ids=IDS).ids.tolist() == list(IDS)
 
 
 def test_half_precision(tmp_path):

@@ -61,6 +61,18 @@ def test_values_are_those_of_permuted_representations(measure, size):
     np.testing.assert_allclose(values, expected, rtol=2e-5, atol=2e-5)
 
 
+@each
+@pytest.mark.few(4)
+def test_values_of_permuted_representations_with_ties(measure):
+    """Examples at equal distances are in one order in both representations, whatever the permutation."""
+    rng = np.random.default_rng(0)
+    x, y = (np.float32(rng.integers(0, 2, (14, width))) for width in (4, 3))
+    permutations = draw_permutations(KEY, 14, 3)
+    values = permuted_values(measure, [jax.numpy.asarray(x)], [jax.numpy.asarray(y)], permutations)[:, 0, 0]
+    expected = [float(measure.fn(x, y[order])) for order in np.asarray(permutations.orders())]
+    np.testing.assert_allclose(values, expected, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("options", [{"form": "features"}, {"form": "features", "estimator": "gretton"}])
 def test_features_of_many_examples(options):
     x, y = map(jax.numpy.asarray, related())
