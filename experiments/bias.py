@@ -24,6 +24,7 @@ import pandas as pd
 
 from experiments.command import run_command
 from experiments.defaults import optional
+from experiments.features import parse_measures
 from experiments.registry import Experiment
 from experiments.summary import Summary
 from symjax import plots
@@ -48,7 +49,8 @@ MOST = 10**5  # neurons, runs and examples
 @dataclasses.dataclass(frozen=True)
 class Settings:
     measures: str = "main"
-    """Comma-separated names of symjax.similarity.MEASURES; main, one or a few of each kind; or all."""
+    """Comma-separated names of symjax.similarity.MEASURES; main, one or a few of each kind; or all, without distances
+    whose similarity is included."""
     neurons: int = 16
     """Neurons d of each representation."""
     ratios: tuple[float, ...] = (0.5, 1.0, 4.0)
@@ -66,12 +68,7 @@ class Settings:
 
     def parse_measures(self) -> tuple[str, ...]:
         """Return the names of the measures."""
-        if self.measures in ("main", "all"):
-            return MAIN if self.measures == "main" else tuple(MEASURES)
-        names = tuple(name.strip() for name in self.measures.split(","))
-        if len({*names}) < len(names) or not {*names} <= MEASURES.keys():
-            raise InputError(f"measures: got {self.measures!r}, expected different names of {', '.join(MEASURES)}")
-        return names
+        return MAIN if self.measures == "main" else tuple(parse_measures(self.measures))
 
     def examples(self) -> dict[float, int]:
         """Return the number of examples by ratio, ascending."""

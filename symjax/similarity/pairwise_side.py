@@ -17,9 +17,8 @@ from symjax.similarity.inputs import (
     as_matrix,
     channels_last,
     check_layout,
-    range_problem,
-    subtract_large_offset,
 )
+from symjax.similarity.number_range import range_problem, subtract_large_offset
 from symjax.similarity.pair_blocks import Representations
 
 
