@@ -84,8 +84,8 @@ def calibrate(
     values are one correlation, and for measures of neighbours and `gulp`; 25 to 75 for measures such as "cca",
     "procrustes" and "soft_matching", which multiply, decompose or match a matrix for each permutation; 90 to 100 for
     "lcs_knn", "edit_knn" and "rank_similarity", whose lists depend on the order of examples at equal distances; about
-    200 for a function, and for measures without a split form ("linear_predictivity", "aligned_cosine", "held_out_procrustes",
-    "stochastic_shape_distance").
+    200 for a function, and for measures without a split form ("linear_predictivity", "aligned_cosine",
+    "held_out_procrustes", "stochastic_shape_distance").
 
     Args:
         measure: a name in `MEASURES`, a `Measure`, or a traceable function fn(x, y) -> 0-d array of a similarity.
