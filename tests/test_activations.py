@@ -130,6 +130,15 @@ def test_mistakes(tmp_path):
         labels["relu1"]
     with pytest.raises(InputError, match="got 5 examples, expected more than 7"):
         Activations(ARRAYS, rows=[7])["relu2"]
+    with pytest.raises(InputError, match="^rows: got 7, expected rows of 5 examples with IDs"):
+        Activations(ARRAYS, IDS, [0, 7])
+    for array, message in (
+        (1j * ARRAYS["relu2"], "complex128, expected real numbers"),
+        (ARRAYS["relu2"].astype(str), "<U.*, expected real numbers"),
+        (np.ma.masked_less(ARRAYS["relu2"], 1), "masked entries, expected none"),
+    ):
+        with pytest.raises(InputError, match=rf"^readers\['x'\]: got {message}"):
+            Activations({"x": array})["x"]
 
 
 def test_unequal_ids_are_an_error_that_names_the_first_one():

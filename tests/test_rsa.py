@@ -113,6 +113,18 @@ def test_directions_that_float32_loses_are_reported(pair):
         symjax.eigenspace_overlap(pair[0] + np.float32(1e5), pair[1])
 
 
+def test_angles_that_float32_hardly_resolves_are_reported(pair):
+    x, y = pair
+    for far, name in ((np.float32(1e5) + x, "x"), (np.float32(1e5) + y, "y")):
+        sides = (far, y) if name == "x" else (x, far)
+        for fn, options in ((symjax.rsa, {"metric": "cosine"}), (symjax.second_order_cosine, {})):
+            with pytest.warns(NumericalWarning, match=f"^{name}: the angles between examples, up to .*e-05, are close"):
+                fn(*sides, **options)
+    symjax.rsa(np.float32(1e5) + x, y, metric="euclidean")
+    symjax.rsa(np.float32(1e2) + x, y, metric="cosine")
+    symjax.rsa(np.ones((N, 1), np.float32) * x[:1], y, metric="cosine")  # no angles
+
+
 def test_eigenspace_overlap(pair):
     x, y = (np.concatenate([z, z[:, :2]], 1) for z in pair)  # of ranks 12 and 9
     bases = [np.linalg.svd(np.float64(z))[0][:, : z.shape[1]] for z in pair]

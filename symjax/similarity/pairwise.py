@@ -82,7 +82,8 @@ def pairwise(
         devices: devices to compute on; by default all local devices.
         layout: layout of maps, "nhwc", or "nchw" for arrays (models, n, c, h, w). None means "nhwc", with a
             `LayoutWarning` where an array looks like "nchw".
-        mask: which tokens or pixels of the examples count in all models, (n, t) or (n, h, w); see `as_matrix`.
+        mask: which tokens or pixels of the examples count in all models, (n, t) or (n, h, w); see `as_matrix`. It does
+            not apply to vectors (n, d).
         progress: whether to show a progress bar of the pairs.
         options: options of the measure's function, such as samples="pool"; of several measures, each takes those that
             it has.
