@@ -133,7 +133,7 @@ def test_mistakes(tmp_path):
     with pytest.raises(InputError, match="^rows: got 7, expected rows of 5 examples with IDs"):
         Activations(ARRAYS, IDS, [0, 7])
     for array, message in (
-        (1j * ARRAYS["relu2"], "complex128, expected real numbers"),
+        (1j * ARRAYS["relu2"], "complex64, expected real numbers"),
         (ARRAYS["relu2"].astype(str), "<U.*, expected real numbers"),
         (np.ma.masked_less(ARRAYS["relu2"], 1), "masked entries, expected none"),
     ):
