@@ -50,7 +50,10 @@ class Activations(Mapping):
         self._all_ids = None if ids is None else _checked_ids(IDS, ids)
         self._rows = None if rows is None else np.array(checks.integers("rows", rows), int)
         if self._all_ids is not None and self._rows is not None and (self._rows >= len(self._all_ids)).any():
-            raise InputError(f"rows: got {self._rows.max()}, expected rows of {len(self._all_ids)} examples with IDs")
+            raise InputError(
+                f"{self._source}: got {len(self._all_ids)} examples with IDs, expected more than {self._rows.max()}, a "
+                "row of `rows`"
+            )
 
     @property
     def ids(self) -> np.ndarray | None:

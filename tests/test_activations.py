@@ -130,7 +130,7 @@ def test_mistakes(tmp_path):
         labels["relu1"]
     with pytest.raises(InputError, match="got 5 examples, expected more than 7"):
         Activations(ARRAYS, rows=[7])["relu2"]
-    with pytest.raises(InputError, match="^rows: got 7, expected rows of 5 examples with IDs"):
+    with pytest.raises(InputError, match="^readers: got 5 examples with IDs, expected more than 7, a row of `rows`"):
         Activations(ARRAYS, IDS, [0, 7])
     for array, message in (
         (1j * ARRAYS["relu2"], "complex64, expected real numbers"),
