@@ -33,7 +33,6 @@ from symjax.ops import files, runs
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES, FewExamplesWarning
-from symjax.similarity.table import without_twins
 from symjax.tables import difference_interval, spell_interval
 
 ROWS = Schema("results", {"data": str, "measure": str, "examples": int, "run": int}, ("value",))
@@ -69,9 +68,7 @@ class Settings:
 
     def parse_measures(self) -> tuple[str, ...]:
         """Return the names of the measures."""
-        if self.measures in ("main", "all"):
-            return MAIN if self.measures == "main" else tuple(without_twins())
-        return tuple(parse_measures(self.measures))
+        return MAIN if self.measures == "main" else tuple(parse_measures(self.measures))
 
     def examples(self) -> dict[float, int]:
         """Return the number of examples by ratio, ascending."""

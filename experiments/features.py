@@ -15,6 +15,7 @@ from symjax.network import Member, Network
 from symjax.ops import parallel
 from symjax.representations import as_maps, features_of
 from symjax.similarity import MEASURES
+from symjax.similarity.table import without_twins
 from symjax.zoo import Zoo
 
 MODELS_IN_BLOCK, PAIRS_IN_BLOCK = 8, 32
@@ -145,14 +146,14 @@ def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -
     """Return names of measures without repeats.
 
     Args:
-      text: comma-separated names.
+      text: comma-separated names; or "all", without distances whose similarity is included.
       kind: "similarity" or "distance" if other measures are not allowed.
       flag: name of the flag for error messages.
 
     Raises:
       InputError: no name, an unknown one, or a measure of another kind.
     """
-    names = split(text)
+    names = without_twins() if text == "all" else split(text)
     allowed = [name for name, measure in MEASURES.items() if kind in (None, measure.kind)]
     wrong = [
         f"{name!r} is a {MEASURES[name].kind}"

@@ -29,7 +29,6 @@ from symjax.checks import integer_fields
 from symjax.errors import InputError, did_you_mean, renamed
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable
-from symjax.similarity.table import without_twins
 from symjax.stitching import parse_families
 
 _VISION = (
@@ -73,10 +72,6 @@ class Settings(FeatureSettings):
             raise InputError(f"tests: got {unknown[0]!r}, expected {expected}")
         return tuple(test for test in TESTS if test in names)
 
-    def all_measures(self) -> list[str]:
-        """Return the names of the measures."""
-        return without_twins() if self.measures == "all" else parse_measures(self.measures)
-
     def families(self) -> str:
         """Return the names of the stitch families."""
         with renamed(families="stitches"):
@@ -84,7 +79,7 @@ class Settings(FeatureSettings):
 
 
 def main(settings: Settings) -> Summary:
-    seeds, tests, measures = settings.parse_seeds(), settings.parse_tests(), settings.all_measures()
+    seeds, tests, measures = settings.parse_seeds(), settings.parse_tests(), parse_measures(settings.measures)
     families = settings.families()
     if len(seeds) < 3:
         raise InputError(f"seeds: got {len(seeds)}, expected three or more, for intervals over networks")

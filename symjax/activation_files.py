@@ -4,6 +4,7 @@ import importlib
 import re
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,29 @@ UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 def readers_of_folder(folder: Path) -> Readers:
     readers: Readers = {}
+    ids: Readers = {}
     paths = [path for path in folder.iterdir() if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
     for path in sorted(paths, key=lambda path: _natural(path.name)):
         of_file = readers_of_file(path)
-        stored = of_file.pop(IDS, None) if path.stem != IDS else None
-        named = {path.stem if len(of_file) == 1 else f"{path.stem}/{name}": read for name, read in of_file.items()}
-        if stored is not None:
-            named.setdefault(IDS, stored)
-        for name, read in named.items():
-            if name in readers and name != IDS:
-                raise InputError(f"path: got two files of the layer {name!r} in {folder}, expected one")
-            readers[name] = read
-    return readers
+        if path.stem == IDS and len(of_file) == 1:
+            ids[path.name] = of_file.popitem()[1]
+        elif IDS in of_file:
+            ids[path.name] = of_file.pop(IDS)
+        for name, read in of_file.items():
+            layer = path.stem if len(of_file) == 1 else f"{path.stem}/{name}"
+            if layer in readers:
+                raise InputError(f"path: got two files of the layer {layer!r} in {folder}, expected one")
+            readers[layer] = read
+    return readers | ({IDS: partial(_common_ids, folder, ids)} if ids else {})
+
+
+def _common_ids(folder: Path, readers: Readers) -> Any:
+    """Return the IDs that the files of a folder hold, if they are equal."""
+    (first, ids), *others = ((name, np.asarray(read())) for name, read in readers.items())
+    for name, other in others:
+        if not np.array_equal(ids, other):
+            raise InputError(f"path: got other IDs in {name} than in {first} of {folder}, expected the same examples")
+    return ids
 
 
 def readers_of_file(path: Path) -> Readers:

@@ -26,8 +26,8 @@ class Activations(Mapping):
       source: where the arrays come from, for messages.
 
     Raises:
-      InputError: a value is neither an array nor a function. When an array is used: it has other than real numbers,
-        fewer than two axes, or another number of examples than `ids`.
+      InputError: a value is neither an array nor a function; a row has no ID. When an array is used: it has other than
+        real numbers, fewer than two axes, or another number of examples than `ids`.
 
     Example:
       >>> import numpy as np
@@ -49,6 +49,11 @@ class Activations(Mapping):
         }
         self._all_ids = None if ids is None else _checked_ids(IDS, ids)
         self._rows = None if rows is None else np.array(checks.integers("rows", rows), int)
+        if self._all_ids is not None and self._rows is not None and (self._rows >= len(self._all_ids)).any():
+            raise InputError(
+                f"{self._source}: got {len(self._all_ids)} examples with IDs, expected more than {self._rows.max()}, a "
+                "row of `rows`"
+            )
 
     @property
     def ids(self) -> np.ndarray | None:
@@ -86,7 +91,8 @@ class Activations(Mapping):
         reader = self._readers[layer]
         name = self._name(layer)
         array = reader() if callable(reader) else reader
-        array = array if isinstance(array, np.ndarray) else checks.array(name, array)
+        checked = checks.array(name, array)
+        array = array if isinstance(array, np.memmap) else checked  # `checked` is a plain view of a file
         shape = array.shape
         if len(shape) < 2:
             hint = "; `layers` selects the entries to read" if callable(reader) else ""
@@ -121,7 +127,8 @@ def load(path: str | Path, *, layers: Sequence[str] | None = None, ids: Sequence
         file, and entries of other files are named file/entry. Layers have the order of an `.npz`; otherwise they are
         sorted by name, "relu2" before "relu10".
       layers: names of the layers, in order; all by default.
-      ids: IDs of the examples; by default the entry or the file named "ids" if there is one.
+      ids: IDs of the examples; by default the entry or the file named "ids" if there is one. All those of a folder must
+        be equal.
 
     Returns:
       `Activations`, a mapping from layers to arrays (examples, ...).

@@ -15,7 +15,7 @@ import numpy as np
 from symjax import activations, checks
 from symjax.errors import InputError, renamed
 from symjax.ops.progress import progress_bar
-from symjax.similarity import calibrate, error_bars, pairwise
+from symjax.similarity import Measure, calibrate, error_bars, pairwise
 from symjax.similarity.channels import common_width, pad_channels
 from symjax.similarity.pairwise_checks import as_measures, measure_options, samples_of_mask, translation_invariant
 from symjax.similarity.pairwise_side import channels_last_array, masked_matrix
@@ -145,31 +145,28 @@ def compare(
     }
     _require_equal_counts(sets)
     settings, examples = measure_options(measures, options), len(next(iter(sets[names[0]].values())))
-    if mask is not None:
-        samples = samples_of_mask(measures, settings)
-        options = {name: value for name, value in options.items() if name != "samples"}
-        if samples == "positions" and (num_resamples or num_permutations):
-            raise InputError(
-                "mask: got one with num_resamples or num_permutations, expected samples='pool', 'first' or 'last'"
-            )
+    samples = None if mask is None else samples_of_mask(measures, settings)
+    if samples == "positions" and (num_resamples or num_permutations):
+        raise InputError(
+            "mask: got one with num_resamples or num_permutations, expected samples='pool', 'first' or 'last'"
+        )
+    one, other = ({name: sets[name]} for name in names)
+    shared = {"layout": "nhwc", "mask": mask, "progress": progress}
+    with renamed(representations="a", against="b"):
+        results = pairwise(one, measures, against=other, layers=layers, **shared, **options)
+    measures = [_with_options(measure, settings[measure.name]) for measure in measures]
+    if mask is not None and (num_resamples or num_permutations):
         matrix = partial(masked_matrix, as_mask(mask), samples, translation_invariant(measures))
         sets = {
             name: {layer: matrix(f"{name}[{layer!r}]", x) for layer, x in side.items()} for name, side in sets.items()
         }
-    one, other = ({name: sets[name]} for name in names)
-    shared = {"layout": "nhwc", "progress": progress}
-    with renamed(representations="a", against="b"):
-        results = pairwise(one, measures, against=other, layers=layers, **shared, **options)
     rows = []
     pairs = np.argwhere(next(iter(results.values())).computed)
     evaluated = len(measures) * len(pairs) * bool(num_resamples or num_permutations)
     with progress_bar(desc="resampling", unit="pair", total=evaluated, disable=not (progress and evaluated)) as bar:
         for measure in measures:
             result = results[measure.name]
-            fn = _with_options(measure.fn, settings[measure.name])
-            calibrated, p_values = _calibrated(
-                measure, settings[measure.name], sets, names, key, num_permutations, layers
-            )
+            calibrated, p_values = _calibrated(measure, sets, names, key, num_permutations, layers)
             for k, _, m, _ in pairs:
                 layer_a, layer_b = result.layers_a[k], result.layers_b[m]
                 low, high = np.nan, np.nan
@@ -177,7 +174,7 @@ def compare(
                     x, y = sets[names[0]][layer_a], sets[names[1]][layer_b]
                     if measure.zero_channels:
                         x, y = _padded(x, y)
-                    bars = error_bars(fn, x, y, key, num_resamples, level, layout="nhwc")
+                    bars = error_bars(measure, x, y, key, num_resamples, level, layout="nhwc")
                     low, high = float(bars.low), float(bars.high)
                 value = float(result.values[k, 0, m, 0])
                 ends = low, high, float(p_values[k, m]), float(calibrated[k, m])
@@ -204,11 +201,13 @@ def _padded(*sides):
     return [pad_channels(np.asarray(side), width) for side, width in zip(sides, widths, strict=True)]
 
 
-def _with_options(fn, options: Mapping[str, Any]):
-    """Return the function with its options, the same object for the same options, so that it is compiled once."""
-    layout = {"layout": "nhwc"} if "layout" in inspect.signature(fn).parameters else {}
+def _with_options(measure: Measure, options: Mapping[str, Any]) -> Measure:
+    """Return the measure with its options, with the same functions for the same options, which are compiled once."""
+    layout = {"layout": "nhwc"} if "layout" in inspect.signature(measure.fn).parameters else {}
     items = tuple(sorted({**options, **layout}.items()))
-    return _partial(fn, items) if checks.can_be_key(items) else _partial.__wrapped__(fn, items)
+    fn = _partial(measure.fn, items) if checks.can_be_key(items) else _partial.__wrapped__(measure.fn, items)
+    split = None if measure.split is None else partial(measure.split, **options)
+    return dataclasses.replace(measure.with_properties_of(options), fn=fn, split=split)
 
 
 @lru_cache(maxsize=256)
@@ -216,14 +215,11 @@ def _partial(fn, items):
     return partial(fn, **dict(items))
 
 
-def _calibrated(measure, options, sets, names, key, num_permutations, layers) -> tuple[np.ndarray, np.ndarray]:
+def _calibrated(measure, sets, names, key, num_permutations, layers) -> tuple[np.ndarray, np.ndarray]:
     """Return null-calibrated values and p values, (layers a, layers b); NaN where there are none."""
     sides = [sets[name] for name in names]
     if not num_permutations:
         return (np.full([len(side) for side in sides], np.nan),) * 2
-    if options:
-        split = None if measure.split is None else partial(measure.split, **options)
-        measure = dataclasses.replace(measure, fn=_with_options(measure.fn, options), split=split)
     pairs = calibrate(measure, sides[0], sides[1], key, num_permutations, layers=layers, layout="nhwc").pairs
     return np.asarray(pairs.calibrated), np.asarray(pairs.p_value)
 

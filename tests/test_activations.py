@@ -68,9 +68,14 @@ def test_batches_of_files(tmp_path):
 
 def test_files_with_several_layers_in_a_folder(tmp_path):
     np.savez(tmp_path / "block1.npz", **ARRAYS, ids=IDS)
-    np.savez(tmp_path / "block2.npz", only=ARRAYS["relu2"])
+    np.savez(tmp_path / "block2.npz", only=ARRAYS["relu2"], ids=IDS)
+    np.save(tmp_path / "ids.npy", IDS)
     activations = load(tmp_path)
     assert list(activations) == ["block1/relu2", "block1/relu10", "block2"] and activations.ids.tolist() == list(IDS)
+    np.savez(tmp_path / "block2.npz", only=ARRAYS["relu2"], ids=IDS[::-1])
+    with pytest.raises(InputError, match="^path: got other IDs in block2.npz than in block1.npz of .*same examples"):
+        load(tmp_path)
+    assert load(tmp_path, ids=IDS).ids.tolist() == list(IDS)
 
 
 def test_half_precision(tmp_path):
@@ -125,6 +130,15 @@ def test_mistakes(tmp_path):
         labels["relu1"]
     with pytest.raises(InputError, match="got 5 examples, expected more than 7"):
         Activations(ARRAYS, rows=[7])["relu2"]
+    with pytest.raises(InputError, match="^readers: got 5 examples with IDs, expected more than 7, a row of `rows`"):
+        Activations(ARRAYS, IDS, [0, 7])
+    for array, message in (
+        (1j * ARRAYS["relu2"], "complex64, expected real numbers"),
+        (ARRAYS["relu2"].astype(str), "<U.*, expected real numbers"),
+        (np.ma.masked_less(ARRAYS["relu2"], 1), "masked entries, expected none"),
+    ):
+        with pytest.raises(InputError, match=rf"^readers\['x'\]: got {message}"):
+            Activations({"x": array})["x"]
 
 
 def test_unequal_ids_are_an_error_that_names_the_first_one():

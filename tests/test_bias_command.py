@@ -79,7 +79,7 @@ def test_wrong_flags(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             command(*flags)
         assert stop.value.code == 2 and f"error: --{message}" in capsys.readouterr().err
-    assert "procrustes_distance" not in Settings(measures="all").parse_measures()
+    assert "procrustes_distance" not in Settings(measures="all").parse_measures()  # procrustes is
     assert Settings(measures="cka, pls,cka").parse_measures() == ("cka", "pls")
     assert {"cka", "procrustes"} < {*Settings().parse_measures()} < {*Settings(measures="all").parse_measures()}
     assert not (tmp_path / "run").exists()

@@ -61,6 +61,19 @@ def test_values_are_those_of_permuted_representations(measure, size):
     np.testing.assert_allclose(values, expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["lcs_knn", "edit_knn", "rank_similarity", "mutual_knn", "information_imbalance"])
+@pytest.mark.few(3)
+def test_values_of_permuted_representations_with_ties(name):
+    """Lists of neighbours have examples at equal distances in the order of the permuted examples."""
+    measure = MEASURES[name]
+    rng = np.random.default_rng(0)
+    x, y = (np.float32(rng.integers(0, 2, (14, width))) for width in (4, 3))
+    permutations = draw_permutations(KEY, 14, 3)
+    values = permuted_values(measure, [jax.numpy.asarray(x)], [jax.numpy.asarray(y)], permutations)[:, 0, 0]
+    expected = [float(measure.fn(x, y[order])) for order in np.asarray(permutations.orders())]
+    np.testing.assert_allclose(values, expected, rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("options", [{"form": "features"}, {"form": "features", "estimator": "gretton"}])
 def test_features_of_many_examples(options):
     x, y = map(jax.numpy.asarray, related())

@@ -69,6 +69,13 @@ def test_intervals_and_p_values_are_those_of_error_bars_and_permutation_test():
     assert distance.value[0] < 1e-3 and distance.p[0] == pytest.approx(0.1)  # the small ones are extreme
 
 
+def test_offsets_change_no_interval_of_what_does_not_depend_on_them():
+    a, b = ({"relu1": np.float64(side["relu1"])} for side in (A, B))
+    options = {"measures": "cka", "num_resamples": 4, "num_permutations": 3}
+    table, far = compare(a, b, **options).table, compare({"relu1": a["relu1"] + 1e8}, b, **options).table
+    np.testing.assert_allclose(far.iloc[:, 3:], table.iloc[:, 3:], atol=1e-5)
+
+
 def test_files_and_ids(tmp_path):
     np.savez(tmp_path / "first.npz", **A, ids=np.arange(30))
     (tmp_path / "second").mkdir()

@@ -79,7 +79,7 @@ def test_a_function_is_a_measure():
         slow("svcca", "'layer1' and 'layer1': 30 samples of "),
     ],
 )
-def test_few_examples_are_told_once(measure, where):
+def test_one_warning_of_few_examples(measure, where):
     a = zoo(2, sizes=((1, 1, 3), (1, 1, 27)))
     with pytest.warns(FewExamplesWarning, match=f"^{measure}: few examples for layers {where}") as warned:
         pairwise(a, measure)

@@ -46,6 +46,15 @@ def test_every_measure_has_its_value_for_one_batch():
         np.testing.assert_allclose(value, MEASURES[measure].fn(x, y), atol=3e-5, err_msg=measure)
 
 
+@pytest.mark.parametrize("options", [{"alpha": 0.5}, {"alpha": 0.5, "center": False}])
+def test_partial_whitening_depends_on_the_norm_of_all_examples(options):
+    models = {"x": layer(3) + 1, "y": layer(4)}
+    result = pairwise_batches(
+        [{k: x[i : i + 24] for k, x in models.items()} for i in (0, 24)], "shape_distance", **options
+    )
+    np.testing.assert_allclose(result.values, pairwise({0: models}, "shape_distance", **options).values, atol=2e-5)
+
+
 def test_maps_of_several_sizes_and_minibatches():
     maps = {
         "first": np.float32(RNG.standard_normal((8, 4, 4, 2))),
@@ -111,7 +120,7 @@ def test_wrong_batches():
             pairwise_batches(batches, measure, **options)
 
 
-def test_few_examples_are_told_once():
+def test_one_warning_of_few_examples():
     with pytest.warns(FewExamplesWarning, match="cca: few examples") as issued:
         pairwise_batches([{"x": layer(9)[:8], "y": layer(9)[:8]}], "cca")
     assert len(issued) == 1

@@ -155,6 +155,38 @@ def test_a_progress_bar_counts_pairs(capsys):
     assert f"{6 * 7 // 2 + 36}/{6 * 7 // 2 + 36}" in capsys.readouterr().err
 
 
+def test_options_that_change_what_holds_for_a_measure():
+    """Padding and subtracted offsets must not change values where an option makes them matter."""
+    models = {name: {"x": MODELS[name]["relu2"]} for name in ("narrow", "wide")}
+    for measure, options in (
+        ("mutual_knn", {"metric": "correlation"}),
+        ("rsa_euclidean", {"metric": "correlation"}),
+        ("rsm_norm_difference", {"metric": "correlation"}),
+    ):
+        expected = MEASURES[measure].fn(models["narrow"]["x"], models["wide"]["x"], **options)
+        result = pairwise(models, measure, **options).values[0, 0, 0, 1]
+        np.testing.assert_allclose(result, expected, atol=1e-5, rtol=1e-5, err_msg=measure)
+    far = {name: {"x": np.float64(layers["x"]) + 1e8} for name, layers in models.items()}
+    for measure, options in (
+        ("mutual_knn", {"metric": "cosine"}),
+        ("rsa_euclidean", {"metric": "cosine"}),
+        ("shape_distance", {"center": False}),
+    ):
+        with pytest.raises(InputError, match="^representations: .* got numbers about 1.0e[+]08"):
+            pairwise(far, measure, **options)
+    pairwise(far, "mutual_knn")
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_the_dtype_is_that_of_all_models(order):
+    with jax.enable_x64(True):
+        arrays = {"a": layer(3), "b": np.float64(layer(3)) + 1e6 + 0.1 * RNG.normal(size=(40, 3))}
+        result = pairwise({name: {"x": arrays[name]} for name in order}, "cka")
+        assert result.values.dtype == np.float64
+        value = result.select(layer_a="x", model_a="a", layer_b="x", model_b="b")
+        np.testing.assert_allclose(value, MEASURES["cka"].fn(arrays["a"], arrays["b"]), atol=1e-12)
+
+
 def test_blocks_do_not_change_values(monkeypatch):
     values = pairwise(MODELS, "cka").values
     monkeypatch.setattr(pair_blocks, "CHUNK_BYTES", 1)

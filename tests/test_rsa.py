@@ -109,8 +109,20 @@ def test_centred_data_have_no_concentricity(pair):
 
 
 def test_directions_that_float32_loses_are_reported(pair):
-    with pytest.warns(NumericalWarning, match="^x: the default rcond"):
+    with pytest.warns(NumericalWarning, match="^x: directions with singular values up to .* are dropped"):
         symjax.eigenspace_overlap(pair[0] + np.float32(1e5), pair[1])
+
+
+def test_angles_that_float32_hardly_resolves_are_reported(pair):
+    x, y = pair
+    for far, name in ((np.float32(1e5) + x, "x"), (np.float32(1e5) + y, "y")):
+        sides = (far, y) if name == "x" else (x, far)
+        for fn, options in ((symjax.rsa, {"metric": "cosine"}), (symjax.second_order_cosine, {})):
+            with pytest.warns(NumericalWarning, match=f"^{name}: the angles between examples, up to .*e-05, are close"):
+                fn(*sides, **options)
+    symjax.rsa(np.float32(1e5) + x, y, metric="euclidean")
+    symjax.rsa(np.float32(1e2) + x, y, metric="cosine")
+    symjax.rsa(np.ones((N, 1), np.float32) * x[:1], y, metric="cosine")  # no angles
 
 
 def test_eigenspace_overlap(pair):

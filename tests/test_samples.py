@@ -98,8 +98,44 @@ def test_masked_positions_in_folds():
     for fn in (symjax.held_out_procrustes, partial(symjax.linear_predictivity, ridge=0.1)):
         value = fn(soiled(TOKENS, MASK), OTHER, folds=2, mask=MASK)
         np.testing.assert_allclose(value, fn(x, y, folds=folds), rtol=1e-5)
+    models = {"a": {"x": soiled(TOKENS, MASK)}, "b": {"x": OTHER}}
+    for folds in (2, np.arange(9) // 5):
+        expected = symjax.held_out_procrustes(soiled(TOKENS, MASK), OTHER, folds=folds, mask=MASK)
+        pairs = pairwise(models, "held_out_procrustes", folds=folds, mask=MASK).values
+        np.testing.assert_allclose(pairs[0, 0, 0, 1], expected, atol=1e-6)
+        own = symjax.compare(models["a"], models["b"], "held_out_procrustes", folds=folds, mask=MASK)
+        np.testing.assert_allclose(own.table.value[0], expected, atol=1e-6)
     with pytest.raises(InputError, match="^folds: got samples of one fold"):
         symjax.held_out_procrustes(TOKENS, OTHER, mask=MASK & (np.arange(9) == 0)[:, None])
+
+
+def test_masks_of_pairs_must_have_the_shape_of_the_maps():
+    """A transposed mask has as many entries."""
+    maps, mask = np.float32(RNG.standard_normal((9, 2, 3, 4))), RNG.random((9, 2, 3)) < 0.8
+    mask[:, 0, 0] = True
+    volumes, of_volumes = maps.reshape(9, 1, 2, 3, 4), mask[:, None]
+    expected = symjax.cka(maps, maps[..., :2], mask=mask, samples="pool")
+    for x, mask_of_x in ((maps, mask), (volumes, of_volumes)):
+        models = {"a": {"x": x}, "b": {"x": x[..., :2]}}
+        value = pairwise(models, "cka", mask=mask_of_x, samples="pool").values[0, 0, 0, 1]
+        np.testing.assert_allclose(value, expected, atol=1e-6)
+        for wrong in (mask.transpose(0, 2, 1), mask.reshape(9, 6)):
+            with pytest.raises(InputError, match=r"mask: got shape \(9, .*expected \(9, 2, 3\)"):
+                pairwise(models, "cka", mask=wrong, samples="pool")
+            with pytest.raises(InputError, match=r"mask: got shape \(9, .*expected \(9, 2, 3\)"):
+                symjax.compare(*models.values(), "cka", mask=wrong, samples="pool")
+
+
+def test_a_mask_does_not_matter_to_vectors():
+    x, y = soiled(TOKENS, MASK), OTHER[:, 0]
+    expected = symjax.cka(x, y, samples="pool", mask=MASK)
+    values = [
+        pairwise({"x": x[None]}, "cka", against={"x": y[None]}, samples="pool", mask=MASK).values[0, 0, 0, 0],
+        pairwise({"a": {"x": x}, "b": {"x": y}}, "cka", samples="pool", mask=MASK).values[0, 0, 0, 1],
+        symjax.compare(x, y, "cka", samples="pool", mask=MASK, num_permutations=2).table.value[0],
+        symjax.calibrate("cka", x, y, jax.random.key(0), 2, samples="pool", mask=MASK).value,
+    ]
+    np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
 RESAMPLING = (symjax.error_bars, symjax.permutation_test, symjax.calibrate)
@@ -125,6 +161,11 @@ def test_resampling_refuses_what_does_not_fit():
         for message, arrays, options in (
             ("samples: got None with a mask", (TOKENS, OTHER), {"mask": MASK}),
             ("samples: got 'positions'", (TOKENS, OTHER), {"mask": MASK, "samples": "positions"}),
+            (
+                "samples: got 'flatten' with a mask, expected 'pool', 'first' or",
+                (TOKENS, OTHER),
+                {"mask": MASK, "samples": "flatten"},
+            ),
             (r"mask: got one for vectors", (x, x), {"mask": MASK, "samples": "pool"}),
             ("y: ", (TOKENS, {"a": OTHER}), {}),
             ("y: got 8 examples", (TOKENS, OTHER[:8]), {"samples": "pool"}),
@@ -180,7 +221,7 @@ def test_wrong_masks():
         jax.jit(lambda mask: symjax.cca_similarity(TOKENS, OTHER, mask=mask))(MASK)
     with pytest.raises(InputError, match="mask: got one for wreath_cka, which has no such option"):
         pairwise({"a": TOKENS[None]}, "wreath_cka", mask=MASK)
-    with pytest.raises(InputError, match=r"mask: got one for vectors in representations"):
+    with pytest.raises(InputError, match=r"^mask: got one for vectors \(models, n, d\)"):
         pairwise({"a": TOKENS[None, :, 0]}, "cka", samples="pool", mask=MASK)
 
 

@@ -47,6 +47,19 @@ def shape_by_definition(x, y, alpha):
     return np.arccos(np.sum(rotated * y) / np.linalg.norm(x) / np.linalg.norm(y))
 
 
+@pytest.mark.parametrize("alpha", [0, 0.5])
+def test_directions_that_whitening_drops_are_reported(alpha):
+    rng = np.random.default_rng(0)
+    u, _, vt = np.linalg.svd(rng.normal(size=(60, 8)), full_matrices=False)
+    x, y = np.float32(u * np.logspace(0, -6.2, 8) @ vt), np.float32(rng.normal(size=(60, 8)))
+    with pytest.warns(
+        NumericalWarning, match="^y: directions with singular values up to .*e-07 of the largest are drop"
+    ):
+        shape_distance(y, x, alpha=alpha)
+    shape_distance(y, x)
+    shape_distance(np.concatenate([y, y], 1), y, alpha=alpha)  # rounding
+
+
 @pytest.mark.parametrize("widths", [(5, 5), (3, 6)])
 def test_shape_distance_is_that_of_netrep(widths):
     x, y = pair(60, *widths)

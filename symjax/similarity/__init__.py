@@ -18,6 +18,7 @@ from symjax.similarity.correlation_match import hard_correlation_match, partial_
 from symjax.similarity.dependent_columns import dependent_columns_cka
 from symjax.similarity.descriptors import concentricity_difference, magnitude_difference, uniformity_difference
 from symjax.similarity.diagnose import Diagnosis, diagnose
+from symjax.similarity.distance_correlation import distance_correlation
 from symjax.similarity.eigenspace import eigenspace_overlap
 from symjax.similarity.feature_sampled_cka import feature_sampled_cka
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
@@ -45,7 +46,7 @@ from symjax.similarity.procrustes import (
 )
 from symjax.similarity.pwcca import pwcca, pwcca_distance
 from symjax.similarity.resampling import ErrorBars, PermutationTest, error_bars, permutation_test
-from symjax.similarity.rsa import distance_correlation, rsa, rsm_norm_difference
+from symjax.similarity.rsa import rsa, rsm_norm_difference
 from symjax.similarity.shape import shape_distance
 from symjax.similarity.soft_matching import Transport, soft_matching, soft_matching_distance
 from symjax.similarity.stochastic import stochastic_shape_distance

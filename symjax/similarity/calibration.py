@@ -82,9 +82,10 @@ def calibrate(
     Each representation is prepared once (`Measure.split`). The time of 200 permutations, relative to one evaluation, on
     one core for n = 1000 and 64 to 256 neurons: 1 to 15 for CKA and other kernels, RSA and distance correlation, whose
     values are one correlation, and for measures of neighbours and `gulp`; 25 to 75 for measures such as "cca",
-    "procrustes" and "soft_matching", which multiply, decompose or match a matrix for each permutation; about 200 for a
-    function, and for measures without a split form ("linear_predictivity", "aligned_cosine", "held_out_procrustes",
-    "stochastic_shape_distance").
+    "procrustes" and "soft_matching", which multiply, decompose or match a matrix for each permutation; 90 to 100 for
+    "lcs_knn", "edit_knn" and "rank_similarity", whose lists depend on the order of examples at equal distances; about
+    200 for a function, and for measures without a split form ("linear_predictivity", "aligned_cosine",
+    "held_out_procrustes", "stochastic_shape_distance").
 
     Args:
         measure: a name in `MEASURES`, a `Measure`, or a traceable function fn(x, y) -> 0-d array of a similarity.

@@ -67,7 +67,7 @@ def cca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
     x, y, rcond = check_pair(x, y, samples, layout, mask, rcond)
     result = cca_of_matrices(x, y, rcond)
     if default:
-        warn_of_dropped_directions(x, y, rcond, result.x_dropped, result.y_dropped)
+        warn_of_dropped_directions(x, y, (result.x_dropped, result.y_dropped), rcond)
     return result
 
 
@@ -142,7 +142,7 @@ def cca_similarity(x, y, *, samples="positions", layout=None, mask=None, summary
     x, y, rcond = check_pair(x, y, samples, layout, mask, rcond, translation_invariant=True)
     similarity, *dropped = _summary(x, y, rcond, summary)
     if default:
-        warn_of_dropped_directions(x, y, rcond, *dropped)
+        warn_of_dropped_directions(x, y, dropped, rcond)
     return similarity
 
 

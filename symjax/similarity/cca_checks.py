@@ -30,14 +30,17 @@ def warn_of_few_examples(samples, x_width, y_width):
         warn_user(message, FewExamplesWarning)
 
 
-def warn_of_dropped_directions(x, y, rcond, *dropped):
-    """Warn of directions that the default of `rcond` drops and that may be more than rounding."""
+def warn_of_dropped_directions(x, y, dropped, rcond=None):
+    """Warn of directions that are dropped, by the default `rcond` of an option or always, but may not be rounding."""
+    reason, remedy = "", ""
+    if rcond is not None:
+        reason, remedy = f"the default rcond of {rcond:.1e} drops ", " A smaller rcond keeps them;"
     for name, side, share in zip("xy", (x, y), dropped, strict=True):
         if is_concrete(share) and share > resolve_rcond(None, side) / 8:
             warn_user(
-                f"{name}: the default rcond of {rcond:.1e} drops directions with singular values up to "
-                f"{float(share):.1e} of the largest; in {side.dtype} they may be rounding. A smaller rcond keeps them; "
-                "jax_enable_x64 shows whether they are rounding",
+                f"{name}: {reason}directions with singular values up to {float(share):.1e} of the largest"
+                f"{'' if reason else ' are dropped'}; in {side.dtype} they may be rounding.{remedy} jax_enable_x64 "
+                "shows whether they are rounding",
                 NumericalWarning,
             )
 

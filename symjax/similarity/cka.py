@@ -1,42 +1,21 @@
 """Centred kernel alignment (Kornblith et al. 2019): the cosine of the angle between two centred kernel matrices."""
 
 import math
-from functools import lru_cache, partial
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 
 from symjax.checks import one_of
 from symjax.errors import InputError
 from symjax.similarity.angles import angle, arccos, cosine, ratio
-from symjax.similarity.channels import (
-    centred,
-    pad_to_common_width,
-    subtract_ninther,
-    unit_channels,
-    unit_norm,
-    zero_if_equal,
-)
-from symjax.similarity.hsic import (
-    centre_kernel,
-    check_estimator,
-    diagonal,
-    hsic_of_features,
-    hsic_of_product,
-    hsic_without_diagonals,
-    power_of_features,
-)
-from symjax.similarity.inputs import as_matrix, as_pair, matrix_shape, paired_representations
+from symjax.similarity.channels import pad_to_common_width, subtract_ninther, unit_norm, zero_if_equal
+from symjax.similarity.cka_split import split, standardized
+from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features
+from symjax.similarity.inputs import as_pair, paired_representations
 from symjax.similarity.kernels import check_kernel, kernel_of
-from symjax.similarity.linalg import gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, permute_kernel
 
 FORMS = ("auto", "gram", "features")
-MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored if features are far fewer
-INACCURATE = -4  # stands for a value of which subtracting the kernels' diagonals left no digits
-SMALL_ANGLE = 0.15  # angles below it, or as close to pi, lose more than a digit in the cosine
 
 
 def cka(
@@ -139,80 +118,8 @@ def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
         >>> print(f"{channel_normalized_cka(x, x * np.arange(1, 5)):.3f}")
         1.000
     """
-    x, y = (_unit_channels(z) for z in paired_representations(x, y, layout=layout, translation_invariant=True))
+    x, y = (standardized(z) for z in paired_representations(x, y, layout=layout, translation_invariant=True))
     return _cka(*_check_arguments(x, y, estimator, "linear", 1.0, "flatten", "nhwc", None, form))
-
-
-@lru_cache(maxsize=64)
-def split(
-    shapes,
-    *,
-    estimator="song",
-    kernel="linear",
-    bandwidth=1.0,
-    samples="flatten",
-    form="auto",
-    normalized=False,
-    as_angle=False,
-):
-    """Return `cka` as a `SplitMeasure`.
-
-    form="auto" takes the form of features for over 4096 examples with less than an eighth as many features on average.
-    The Gram form is preferred more often than for one pair, since each kernel matrix is computed once.
-    """
-    if form == "auto":
-        rows, widths = zip(*(matrix_shape(shape, samples) for shape in shapes), strict=True)
-        few = rows[0] > MANY_EXAMPLES and 8 * sum(widths) < sum(rows)
-        form = "features" if few and kernel == "linear" else "gram"
-
-    def rows(x):
-        return as_matrix(_unit_channels(x) if normalized else x, "x", samples, layout="nhwc")
-
-    def matrix(x):
-        return unit_norm(subtract_ninther(rows(x)))[0]
-
-    def prepare_features(x):
-        x = matrix(x)
-        mean = x.mean(0)
-        squares = diagonal(x - mean)
-        return Prepared(x.T, (mean, squares, *power_of_features(x - mean, squares, estimator)))
-
-    def permute_features(prepared, order):
-        mean, squares, *power = prepared.aux
-        return Prepared(prepared.data[:, order], (mean, squares[order], *power))
-
-    def finish_features(cross, a, b):
-        (a_mean, a_squares, a_power, a_accurate), (b_mean, b_squares, b_power, b_accurate) = a, b
-        cross = cross - len(a_squares) * jnp.outer(a_mean, b_mean)
-        value = ratio(hsic_of_product(cross, a_squares, b_squares, estimator), a_power, b_power)
-        value = arccos(value) if as_angle else value
-        return value if estimator == "gretton" else jnp.where(a_accurate & b_accurate, value, INACCURATE)
-
-    def exact_features(a, b):
-        value = ratio(*hsic_without_diagonals(a.data.T, b.data.T, estimator))
-        return arccos(value) if as_angle else value
-
-    if form == "features":
-        exact = () if estimator == "gretton" else (exact_features, lambda value: value == INACCURATE)
-        return SplitMeasure(prepare_features, finish_features, *exact, permute=permute_features)
-    if kernel == "linear":
-        return split_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
-    return split_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
-
-
-def split_kernels(kernel_of, estimator, as_angle):
-    """Return the cosine of two centred kernel matrices, or their angle, as a `SplitMeasure`."""
-
-    cosine = cosine_of_vectors(lambda x: centre_kernel(kernel_of(x), estimator), permute_kernel)
-    if not as_angle:
-        return cosine
-    return SplitMeasure(
-        cosine.prepare,
-        lambda *product: arccos(cosine.finish(*product)),
-        lambda a, b: angle(a.data, b.data),
-        lambda value: (value < SMALL_ANGLE) | (value > math.pi - SMALL_ANGLE),
-        permute=permute_kernel,
-    )
 
 
 def _check_arguments(x, y, estimator, kernel, bandwidth, samples, layout, mask, form):
@@ -242,11 +149,6 @@ def _cka(x, y, bandwidth, estimator, kernel, form, as_angle=False):
         return zero_if_equal(arccos(similarity), x, y) if as_angle else similarity
     kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)
-
-
-@jax.jit
-def _unit_channels(x):
-    return unit_channels(centred(x))[0]
 
 
 _INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling", "cyclic_shift"}

@@ -2,11 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from symjax.checks import one_of
-from symjax.similarity.channels import centred, magnitude, safe_sqrt, subtract_ninther, unit_channels
+from symjax.checks import is_concrete, one_of
+from symjax.similarity.channels import (
+    centred,
+    magnitude,
+    pad_to_common_width,
+    safe_sqrt,
+    subtract_ninther,
+    unit_channels,
+)
+from symjax.similarity.inputs import NumericalWarning, as_pair, warn_user
 from symjax.similarity.linalg import gram
+from symjax.similarity.number_range import MAX_LOSS
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "correlation")
 _LEAST_SHARE = 0.02  # squared distances below this share of |x_i|^2 + |x_j|^2 lose digits in inner products
@@ -18,6 +28,39 @@ def check_metric(metric):
 
 def is_translation_invariant(metric):
     return metric in ("euclidean", "sqeuclidean")
+
+
+def checked_examples(x, y, metric, samples, layout, mask, min_examples=2):
+    """Return two matrices of examples, for measures of their distances."""
+    options = {"translation_invariant": is_translation_invariant(check_metric(metric)), "min_examples": min_examples}
+    x, y = as_pair(x, y, samples, mask, layout=layout, **options)
+    if not is_translation_invariant(metric):
+        _warn_of_small_angles("x", x, metric)
+        _warn_of_small_angles("y", y, metric)
+    return (x, y) if metric == "correlation" else pad_to_common_width(x, y)
+
+
+def _warn_of_small_angles(name, x, metric):
+    """Warn of concrete examples (n, d) whose angles rounding changes by more than `MAX_LOSS` of the largest."""
+    if not is_concrete(x):
+        return
+    points, eps = np.asarray(x, np.float64), float(jnp.finfo(x.dtype).eps)
+    points = points - points.mean(1, keepdims=True) if metric == "correlation" else points
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    directions = np.divide(points, lengths, out=np.zeros_like(points), where=lengths > 0)[lengths[:, 0] > 0]
+    largest = np.linalg.norm(directions - directions[:1], axis=1).max(initial=0)
+    if 4 * eps < largest < eps / MAX_LOSS:  # examples without any angle are not compared
+        warn_user(
+            f"{name}: the angles between examples, up to {largest:.1e}, are close to rounding in {x.dtype}, since the "
+            "mean is far larger than the differences; subtract it, or use metric='euclidean'",
+            NumericalWarning,
+        )
+
+
+def lost_with_metric(metric="euclidean", **_):
+    """Return what measures of distances lose with this metric; see `Measure.lost_with`."""
+    lost = {"cosine": {"translation"}, "correlation": {"translation", "zero_channels"}}
+    return frozenset(lost.get(metric, ()) if isinstance(metric, str) else ())
 
 
 def distances(x, metric):

@@ -50,7 +50,7 @@ def eigenspace_overlap(x, y, *, samples="positions", layout=None, mask=None):
     x, y = as_pair(x, y, samples, mask, layout=layout, min_examples=1 if samples == "positions" else 2)
     rcond = resolve_rcond(None, x, y)
     overlap, *dropped = _overlap(*pad_to_common_width(x, y), rcond)
-    warn_of_dropped_directions(x, y, rcond, *dropped)
+    warn_of_dropped_directions(x, y, dropped)
     return overlap
 
 

@@ -5,7 +5,7 @@ Each module of the package lists its measures in a tuple `MEASURES`, and `symjax
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from symjax.similarity.split_measure import SplitMeasure
 
@@ -44,6 +44,8 @@ class Measure:
         zero_channels: whether appending zero channels to x or to y does not change the value.
         counts_channels: whether zero channels do change the value, but prepare(x, width) of `split` takes the number of
             channels before zero channels were appended and leaves these out.
+        lost_with: lost_with(**options) returns which of "translation" and "zero_channels" do not hold with these
+            options of fn; None if no option changes them.
         title: the name in figures; by default `name`.
         differentiable: whether the derivatives are not zero everywhere, as those of counts are.
         ends_at_equal: whether fn(x, x) is the best value: the largest similarity or the distance 0.
@@ -64,6 +66,7 @@ class Measure:
     one_map_size: bool = False
     zero_channels: bool = False
     counts_channels: bool = False
+    lost_with: Callable[..., frozenset[str]] | None = None
     title: str = ""
     differentiable: bool = True
     ends_at_equal: bool = True
@@ -78,3 +81,9 @@ class Measure:
         unknown = self.invariances - INVARIANCES.keys()
         if unknown:
             raise ValueError(f"invariances: got {sorted(unknown)}, expected names in INVARIANCES")
+
+    def with_properties_of(self, options):
+        """Return the measure with the invariances and `zero_channels` that hold with these options of fn."""
+        lost = self.lost_with(**options) if self.lost_with else frozenset()
+        zero_channels = self.zero_channels and "zero_channels" not in lost
+        return replace(self, invariances=self.invariances - lost, zero_channels=zero_channels)

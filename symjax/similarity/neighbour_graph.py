@@ -8,23 +8,21 @@ from jax import lax
 
 from symjax.checks import integer
 from symjax.errors import InputError
-from symjax.similarity.channels import pad_to_common_width, safe_sqrt
-from symjax.similarity.distances import check_metric, distances, is_translation_invariant, nan_unless_varied
-from symjax.similarity.inputs import as_matrix, as_pair
+from symjax.similarity.channels import safe_sqrt
+from symjax.similarity.distances import checked_examples, distances, is_translation_invariant, nan_unless_varied
+from symjax.similarity.inputs import as_matrix
 from symjax.similarity.pair_product import PairProduct
 
 LEAST_EXAMPLES = 11  # for the default of k
 
 
-def checked(x, y, k, metric, samples, layout, mask, **options):
+def checked(x, y, k, metric, samples, layout, mask):
     """Return two matrices of examples and k; raise an `InputError` for what does not fit."""
-    check_metric(metric)
-    options = {"translation_invariant": is_translation_invariant(metric), **options}
-    x, y = as_pair(x, y, samples, mask, layout=layout, **options)
+    x, y = checked_examples(x, y, metric, samples, layout, mask)
     k = integer("k", k, 1)
     if k >= len(x):
         raise InputError(f"k: got {k}, expected at most {len(x) - 1}, the number of other examples")
-    return *(pad_to_common_width(x, y) if metric != "correlation" else (x, y)), k
+    return x, y, k
 
 
 def neighbour_distances(x, metric, samples):
@@ -55,13 +53,6 @@ def neighbour_lists(matrix, k):
     """Return (n, k): the indices of the nearest neighbours in their order, those at equal distances by index."""
     indices = lax.top_k(-_others(lax.stop_gradient(matrix)), k)[1].astype(matrix.dtype)
     return jnp.where(jnp.isnan(matrix[:, :1]), jnp.nan, indices)
-
-
-def permute_lists(prepared, order):
-    """Permute the examples of lists of neighbours (1, n k)."""
-    lists = prepared.data.reshape(len(order), -1)[order]
-    renamed = jnp.argsort(order)[jnp.nan_to_num(lists).astype(jnp.int32)].astype(lists.dtype)
-    return prepared._replace(data=jnp.where(jnp.isnan(lists), lists, renamed).reshape(1, -1))
 
 
 def all_ranks(matrix):

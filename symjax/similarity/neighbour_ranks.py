@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from symjax.similarity.distances import lost_with_metric
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.neighbour_graph import (
     LEAST_EXAMPLES,
@@ -15,7 +16,6 @@ from symjax.similarity.neighbour_graph import (
     membership,
     neighbour_distances,
     neighbour_lists,
-    permute_lists,
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
@@ -64,9 +64,8 @@ def split_ranks(shapes, *, k=10, metric="euclidean", samples="flatten"):
         value = total / jnp.asarray(most, a.dtype)[common.sum((1, 2))]
         return value + 0 * (a[0] + b[0]).sum(1)  # propagates NaN
 
-    return SplitMeasure(
-        prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k), permute=permute_lists
-    )
+    # Not permuted: examples at equal distances are in the order of the examples, also after a permutation.
+    return SplitMeasure(prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k))
 
 
 def cycle_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -162,6 +161,7 @@ MEASURES = (
         _INVARIANT,
         split_ranks,
         zero_channels=True,
+        lost_with=lost_with_metric,
         title="rank similarity",
         differentiable=False,
         min_examples=LEAST_EXAMPLES,
@@ -179,6 +179,7 @@ MEASURES = (
         _INVARIANT,
         split_cycle,
         zero_channels=True,
+        lost_with=lost_with_metric,
         title="cycle kNN",
         differentiable=False,
         ends_at_equal=False,
@@ -197,6 +198,7 @@ MEASURES = (
         _INVARIANT,
         split_imbalance,
         zero_channels=True,
+        lost_with=lost_with_metric,
         title="information imbalance",
         differentiable=False,
         ends_at_equal=False,

@@ -5,6 +5,7 @@ from functools import lru_cache, partial
 import jax.numpy as jnp
 from jax import lax
 
+from symjax.similarity.distances import lost_with_metric
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.neighbour_graph import (
     LEAST_EXAMPLES,
@@ -12,7 +13,6 @@ from symjax.similarity.neighbour_graph import (
     flat,
     neighbour_distances,
     neighbour_lists,
-    permute_lists,
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
@@ -88,9 +88,8 @@ def split_sequences(shapes, *, k=10, metric="euclidean", samples="flatten", edit
     def prepare(x):
         return Prepared(flat(neighbour_lists(neighbour_distances(lax.stop_gradient(x), metric, samples), k)), ())
 
-    return SplitMeasure(
-        prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k), permute=permute_lists
-    )
+    # Not permuted: examples at equal distances are in the order of the examples, also after a permutation.
+    return SplitMeasure(prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k))
 
 
 def _measure(name, fn, split, title, bias, use):
@@ -104,6 +103,7 @@ def _measure(name, fn, split, title, bias, use):
         ORTHOGONAL | {"isotropic_scaling", "cyclic_shift", "translation"},
         split,
         zero_channels=True,
+        lost_with=lost_with_metric,
         title=title,
         differentiable=False,
         min_examples=LEAST_EXAMPLES,

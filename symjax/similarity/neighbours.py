@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.similarity.channels import centred, safe_sqrt, subtract_ninther, unit_norm
-from symjax.similarity.distances import unit_rows
+from symjax.similarity.distances import lost_with_metric, unit_rows
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import gram, reciprocal
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -223,6 +223,7 @@ MEASURES = (
         bias=_BIAS,
         use="local agreement, where distances between far examples mean little; robust to outliers",
         zero_channels=True,
+        lost_with=lost_with_metric,
         min_examples=LEAST_EXAMPLES,
     ),
     Measure(
@@ -236,6 +237,7 @@ MEASURES = (
         partial(split, metric="cosine"),
         differentiable=False,
         zero_channels=True,
+        lost_with=lost_with_metric,
         min_examples=LEAST_EXAMPLES,
     ),
     Measure(
@@ -253,6 +255,7 @@ MEASURES = (
         bias="about k / (2 n) for independent data",
         use="as mutual_knn; examples with few common neighbours count less",
         zero_channels=True,
+        lost_with=lost_with_metric,
         min_examples=LEAST_EXAMPLES,
     ),
     Measure(
@@ -269,6 +272,7 @@ MEASURES = (
         bias="positive, since kernel entries of neighbours are",
         use="between mutual_knn and CKA: the smaller k, the more local; the sizes of kernel entries count",
         zero_channels=True,
+        lost_with=lost_with_metric,
         min_examples=LEAST_EXAMPLES,
     ),
     Measure(

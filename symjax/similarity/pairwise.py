@@ -14,6 +14,7 @@ from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, warn_use
 from symjax.similarity.pairwise_checks import (
     as_measures,
     check_layers,
+    keep_folds,
     layer_groups,
     measure_options,
     model_mask,
@@ -22,6 +23,7 @@ from symjax.similarity.pairwise_checks import (
 )
 from symjax.similarity.pairwise_result import Pairwise
 from symjax.similarity.pairwise_side import PairwiseSide
+from symjax.similarity.position_mask import as_mask
 
 MAX_SHOWN = 12  # largest number of pairs of layers in a warning
 MAX_VALUES = 2**28  # of one measure, with those for layers that a model lacks
@@ -80,7 +82,8 @@ def pairwise(
         devices: devices to compute on; by default all local devices.
         layout: layout of maps, "nhwc", or "nchw" for arrays (models, n, c, h, w). None means "nhwc", with a
             `LayoutWarning` where an array looks like "nchw".
-        mask: which tokens or pixels of the examples count in all models, (n, t) or (n, h, w); see `as_matrix`.
+        mask: which tokens or pixels of the examples count in all models, (n, t) or (n, h, w); see `as_matrix`. It does
+            not apply to vectors (n, d).
         progress: whether to show a progress bar of the pairs.
         options: options of the measure's function, such as samples="pool"; of several measures, each takes those that
             it has.
@@ -114,10 +117,15 @@ def pairwise(
     if not devices:
         raise InputError("devices: got none, expected one or more")
     dtype, settings = np.promote_types(a.dtype, b.dtype), measure_options(measures, options)
+    measures = [measure.with_properties_of(settings[measure.name]) for measure in measures]
     if mask is not None:
-        samples = samples_of_mask(measures, settings)
+        mask, samples = as_mask(mask), samples_of_mask(measures, settings)
+        if not (a.has_positions or b.has_positions):
+            raise InputError("mask: got one for vectors (models, n, d), expected tokens (models, n, t, c) or maps")
         for side in dict.fromkeys((a, b)):
             side.reduce(samples, mask, translation_invariant(measures))
+        if samples == "positions":
+            keep_folds(measures, settings, mask)
     groups, chosen_models = layer_groups(layers, a, b), model_mask(pairs, a, b)
     messages = [check_layers(measure, a, b, groups, dtype, settings[measure.name]) for measure in measures]
     for side in dict.fromkeys((a, b)):

@@ -11,6 +11,7 @@ import numpy as np
 
 from symjax.checks import can_be_key, one_of, sequence, short
 from symjax.errors import InputError
+from symjax.similarity.folds import fold_of_samples
 from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning
 from symjax.similarity.measure import Measure
 from symjax.similarity.pairwise_result import position
@@ -38,9 +39,16 @@ def _as_measure(argument, value):
 
 
 def measure_options(measures, options):
-    """Return {name of the measure: its options}, with 0-d arrays converted to Python numbers."""
+    """Return {name of the measure: its options}, with 0-d arrays converted to Python numbers.
+
+    Layout and mask are arguments of the caller.
+    """
     accepted = {
-        measure.name: [name for name in list(inspect.signature(measure.fn).parameters)[2:] if name != "full_output"]
+        measure.name: [
+            name
+            for name in list(inspect.signature(measure.fn).parameters)[2:]
+            if name not in ("full_output", "layout", "mask")
+        ]
         for measure in measures
     }
     known = dict.fromkeys(name for names in accepted.values() for name in names)
@@ -64,11 +72,19 @@ def samples_of_mask(measures, settings):
         parameters = inspect.signature(measure.fn).parameters
         if "mask" not in parameters:
             raise InputError(f"mask: got one for {measure.name}, which has no such option")
-        settings[measure.name].pop("mask", None)
         values[measure.name] = settings[measure.name].pop("samples", parameters["samples"].default)
     if len(set(values.values())) > 1:
         raise InputError(f"samples: got None with a mask, expected one value, since defaults differ: {short(values)}")
     return next(iter(values.values()))
+
+
+def keep_folds(measures, settings, mask):
+    """Set the option `folds` to the folds of unmasked positions, so that those of an example stay in one fold."""
+    for measure in measures:
+        if default := inspect.signature(measure.fn).parameters.get("folds"):
+            of_measure = settings[measure.name]
+            folds = of_measure.get("folds", default.default)
+            of_measure["folds"], _ = fold_of_samples(folds, mask, int(mask.sum()), mask)
 
 
 def translation_invariant(measures):

@@ -17,11 +17,9 @@ from symjax.similarity.inputs import (
     as_matrix,
     channels_last,
     check_layout,
-    range_problem,
-    subtract_large_offset,
 )
+from symjax.similarity.number_range import range_problem, subtract_large_offset
 from symjax.similarity.pair_blocks import Representations
-from symjax.similarity.position_mask import as_mask
 
 
 class PairwiseSide:
@@ -42,7 +40,8 @@ class PairwiseSide:
             self._set_models(representations, models_name, models, layout)
         else:
             self._set_stacks(representations, models_name, models, layout)
-        self.dtype = reduce(np.promote_types, (_float_of(stack[0].dtype) for stack in self.stacks))
+        dtypes = {x.dtype for stack in self.stacks for x in (stack if isinstance(stack, list) else [stack])}
+        self.dtype = reduce(np.promote_types, map(_float_of, dtypes))
 
     def _set_stacks(self, representations, models_name, models, layout):
         """Take layers of equally many models, each an array (models, n, ...)."""
@@ -87,6 +86,11 @@ class PairwiseSide:
         self.examples = first[0]
         stacks, *index = zip(*(zip(*items, strict=True) for items in by_shape.values()), strict=True)
         self.stacks, (self.layer_of, self.model_of) = [*map(list, stacks)], (list(map(np.array, of)) for of in index)
+
+    @property
+    def has_positions(self):
+        """Whether an array has tokens or pixels."""
+        return any(stack[0].ndim > 2 for stack in self.stacks)
 
     @property
     def present(self):
@@ -145,9 +149,6 @@ class PairwiseSide:
 
     def reduce(self, samples, mask, translation_invariant):
         """Convert tokens and maps to the matrices that `samples` and `mask` select, as in `as_matrix`."""
-        mask = as_mask(mask)
-        if all(stack[0].ndim == 2 for stack in self.stacks):
-            raise InputError(f"mask: got one for vectors in {self.name}, expected tokens (models, n, t, c) or maps")
         for number, (stack, layer_of) in enumerate(zip(self.stacks, self.layer_of, strict=True)):
             if stack[0].ndim > 2:
                 self.stacks[number] = [
@@ -158,8 +159,10 @@ class PairwiseSide:
 
 def masked_matrix(mask, samples, translation_invariant, name, x):
     """Return `as_matrix` of an array with channels last, by a mask (n, t) or (n, h, w) of booleans."""
-    fits = mask.size == np.prod(x.shape[:-1]) and len(mask) == len(x)
-    mask = mask.reshape(x.shape[:-1]) if fits else mask
+    if x.ndim == 2:
+        return x
+    of_map = as_map_axes(mask[..., None], 1)[..., 0] if mask.ndim > 1 else mask  # of tokens, maps of height 1
+    mask = of_map if of_map.shape == x.shape[:-1] else mask
     return as_matrix(x, name, samples, mask, layout="nhwc", translation_invariant=translation_invariant)
 
 

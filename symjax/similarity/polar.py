@@ -37,6 +37,12 @@ def _polar_jvp(primals, tangents):
     return matmul(u, vt), matmul(matmul(u, turn) + rows, vt) + matmul(u, columns)
 
 
+def dropped_share(x):
+    """Return the largest singular value that `polar` drops, relative to the largest one; 0 without any."""
+    s = jnp.linalg.svd(lax.stop_gradient(x), compute_uv=False)
+    return masked(s, ~_is_kept(s, x)).max() * reciprocal(s[0])
+
+
 def uncertain_share(products, x):
     """Return the share of rows x (n, m) in directions that rounding of `products` (m, d) turns in `polar`.
 
@@ -60,5 +66,9 @@ def warn_of_uncertain_directions(share):
 def _svd(x):
     """Return the SVD with zeros in place of directions of rounding."""
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-    kept = ~(s <= 8 * float(jnp.finfo(x.dtype).eps) * min(x.shape) ** 0.5 * s[0])  # a NaN is kept
+    kept = _is_kept(s, x)
     return masked(u, kept), masked(s, kept), jnp.where(kept[:, None], vt, 0)
+
+
+def _is_kept(s, x):
+    return ~(s <= 8 * float(jnp.finfo(x.dtype).eps) * min(x.shape) ** 0.5 * s[0])  # a NaN is kept

@@ -55,7 +55,7 @@ def pwcca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
     x, y, rcond = check_pair(x, y, samples, layout, mask, rcond, translation_invariant=True)
     value, undetermined, *dropped = _pwcca(x, y, rcond)
     if default:
-        warn_of_dropped_directions(x, y, rcond, *dropped)
+        warn_of_dropped_directions(x, y, dropped, rcond)
     if is_concrete(undetermined) and undetermined and not few_examples_message(len(x), x.shape[1], y.shape[1]):
         warn_user(
             "several canonical correlations are equal up to rounding and others are not: their variates, hence their "

@@ -1,4 +1,4 @@
-"""Comparison of the matrices of distances between examples: RSA, distance correlation, norm of the difference."""
+"""Comparison of the matrices of distances between examples: RSA, and the norm of the difference."""
 
 import math
 from functools import lru_cache, partial
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.checks import one_of
-from symjax.similarity.channels import centred, magnitude, pad_to_common_width, safe_sqrt
-from symjax.similarity.distances import check_metric, distances, is_translation_invariant
-from symjax.similarity.hsic import centre_kernel, check_estimator
-from symjax.similarity.inputs import as_matrix, as_pair
+from symjax.similarity.channels import centred, magnitude, safe_sqrt
+from symjax.similarity.distances import checked_examples, distances, is_translation_invariant, lost_with_metric
+from symjax.similarity.hsic import centre_kernel
+from symjax.similarity.inputs import as_matrix
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.neighbour_graph import flat, midranks, midranks_of_levels, rowwise
 from symjax.similarity.pair_product import Prepared
@@ -55,16 +55,9 @@ def rsa(x, y, comparison="spearman", *, metric="correlation", samples="flatten",
         >>> print(f"{rsa(x, 3 * x[:, ::-1]):.3f}")  # permuted and scaled
         1.000
     """
-    x, y = _checked(x, y, metric, samples, layout, mask, 3)
+    x, y = checked_examples(x, y, metric, samples, layout, mask, 3)
     one_of("comparison", comparison, COMPARISONS)
     return evaluate(split((), comparison=comparison, metric=metric), x, y)
-
-
-def _checked(x, y, metric, samples, layout, mask, min_examples=2):
-    translation_invariant = is_translation_invariant(check_metric(metric))
-    options = {"translation_invariant": translation_invariant, "min_examples": min_examples}
-    x, y = as_pair(x, y, samples, mask, layout=layout, **options)
-    return (x, y) if metric == "correlation" else pad_to_common_width(x, y)
 
 
 @lru_cache(maxsize=64)
@@ -106,53 +99,6 @@ def _ranks(values, metric):
     return jnp.where(jnp.isnan(values.sum()), jnp.nan, ranks)
 
 
-def distance_correlation(x, y, *, estimator="gretton", samples="flatten", layout=None, mask=None):
-    """Compute the distance correlation, sqrt(<H D H, H E H> / (|H D H| |H E H|)), H = 1 - 11'/n.
-
-    D and E are the matrices of Euclidean distances between examples. For the whole population it is 0 only for
-    independent x and y.
-
-    Args:
-        x, y, samples, layout, mask: as in `rsa`.
-        estimator: "gretton", as defined, biased: it tends to 1 with growing p / n and q / n. "song", the bias-corrected
-            squared distance correlation, <U(D), U(E)> / (|U(D)| |U(E)|) with U-centring; it is near 0 for independent
-            data. "lange" is "song" with H D H, its diagonal set to zero, in place of U(D).
-
-    Returns:
-        0-d array in [0, 1]; in [-1, 1] and not the root for "song" and "lange". NaN where all examples of x or of y are
-        equal; for "song" also where only one differs from the others. Symmetric. Invariant to translation, isotropic
-        scaling and orthogonal transformations.
-
-    Raises:
-        InputError: as `rsa`; fewer than 4 examples for "song" and "lange".
-
-    Reference: Szekely et al. 2007; Szekely and Rizzo 2013 for "song".
-
-    Example:
-        >>> import numpy as np
-        >>> from symjax import distance_correlation
-        >>> x = np.random.default_rng(0).normal(size=(16, 4))
-        >>> print(f"{distance_correlation(x, 3 * x[:, ::-1] + 1):.3f}")
-        1.000
-    """
-    x, y = _checked(x, y, "euclidean", samples, layout, mask)
-    check_estimator(estimator, len(x))
-    return evaluate(split_correlation((), estimator=estimator), x, y)
-
-
-@lru_cache(maxsize=64)
-def split_correlation(shapes, *, estimator="gretton", samples="flatten"):
-    """Return `distance_correlation` as a `SplitMeasure`."""
-
-    def vector(x):
-        return centre_kernel(distances(as_matrix(x, "x", samples, layout="nhwc"), "euclidean")[0], estimator)
-
-    cosine = cosine_of_vectors(vector, permute_kernel)
-    if estimator != "gretton":
-        return cosine
-    return SplitMeasure(cosine.prepare, lambda *product: safe_sqrt(cosine.finish(*product)), permute=permute_kernel)
-
-
 def rsm_norm_difference(x, y, *, metric="euclidean", samples="flatten", layout=None, mask=None):
     """Compute the Frobenius norm of the difference of the distance matrices, sqrt(sum_ij (d_ij - e_ij)^2).
 
@@ -171,7 +117,7 @@ def rsm_norm_difference(x, y, *, metric="euclidean", samples="flatten", layout=N
         >>> print(f"{rsm_norm_difference(x, x[:, ::-1] + 1):.3f}")
         0.000
     """
-    x, y = _checked(x, y, metric, samples, layout, mask)
+    x, y = checked_examples(x, y, metric, samples, layout, mask)
     return evaluate(split_norm((), metric=metric), x, y)
 
 
@@ -204,7 +150,6 @@ def split_norm(shapes, *, metric="euclidean", samples="flatten"):
 _PERMUTED = frozenset({"permutation", "isotropic_scaling", "cyclic_shift"})
 _MOVED = ORTHOGONAL | {"translation", "cyclic_shift"}
 _KRIEGESKORTE = "Kriegeskorte et al. 2008"
-_SZEKELY = "Szekely et al. 2007"
 
 
 def _rsa(
@@ -228,6 +173,7 @@ def _rsa(
         partial(split, **options) if options else split,
         title=title,
         zero_channels=options.get("metric") == "euclidean",
+        lost_with=lost_with_metric,
         differentiable=differentiable,
         min_examples=3,
         cost="n^2 (p + log n) once, n^2 a pair",
@@ -255,36 +201,6 @@ MEASURES = (
         bias="tends to 1 with growing p / n",
     ),
     Measure(
-        "distance_correlation",
-        distance_correlation,
-        _SZEKELY,
-        (0.0, 1.0),
-        "similarity",
-        True,
-        _MOVED | {"isotropic_scaling"},
-        split_correlation,
-        zero_channels=True,
-        title="distance correlation",
-        cost="n^2 (p + q) once, n^2 a pair",
-        bias="tends to 1 with growing p / n",
-        use="dependence of any kind; less ruled by far examples than linear CKA",
-    ),
-    Measure(
-        "distance_correlation_song",
-        partial(distance_correlation, estimator="song"),
-        "Szekely and Rizzo 2013",
-        (-1.0, 1.0),
-        "similarity",
-        True,
-        _MOVED | {"isotropic_scaling"},
-        partial(split_correlation, estimator="song"),
-        zero_channels=True,
-        min_examples=4,
-        cost="n^2 (p + q) once, n^2 a pair",
-        bias="none: about 0 for independent data",
-        use="as distance_correlation, with few examples",
-    ),
-    Measure(
         "rsm_norm_difference",
         rsm_norm_difference,
         "Klabunde et al. 2025",
@@ -294,6 +210,7 @@ MEASURES = (
         _MOVED,
         split_norm,
         zero_channels=True,
+        lost_with=lost_with_metric,
         title="RSM norm difference",
         cost="n^2 (p + q) once, n^2 a pair",
         bias="grows with n and with the scale of the data",

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from symjax.checks import flag, static_scalar
-from symjax.similarity.cca_checks import warn_of_few_examples
+from symjax.similarity.cca_checks import warn_of_dropped_directions, warn_of_few_examples
 from symjax.similarity.channels import centred, pad_to_common_width, unit_channels, unit_norm
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import LINEAR, ORTHOGONAL, Measure
-from symjax.similarity.polar import polar
-from symjax.similarity.procrustes import SMALL_DISTANCE, best_rotation
-from symjax.similarity.procrustes import split as split_procrustes
+from symjax.similarity.polar import dropped_share, polar
+from symjax.similarity.procrustes import best_rotation
+from symjax.similarity.procrustes_split import SMALL_DISTANCE
+from symjax.similarity.procrustes_split import split as split_procrustes
 from symjax.similarity.split_measure import SplitMeasure
 
 
@@ -38,7 +39,8 @@ def shape_distance(x, y, *, alpha=1.0, center=True, samples="positions", layout=
         representations of any width, up to orthogonal maps, with `center` translation, with alpha 0 or 1 isotropic
         scaling, and with alpha 0 every invertible map. In between, as published, the scale of x matters: X is the sum
         of x with weight alpha and of orthonormal directions with weight 1 - alpha, so x should be scaled to a norm
-        about 1 first. Directions of x at the level of rounding are left out. Derivatives hold Q fixed, which is exact
+        about 1 first. Directions of x at the level of rounding are left out by whitening; a `NumericalWarning` reports
+        those that may be more. Derivatives hold Q fixed, which is exact
         for the first.
 
     Raises:
@@ -60,7 +62,9 @@ def shape_distance(x, y, *, alpha=1.0, center=True, samples="positions", layout=
     alpha = check_alpha(alpha)
     if alpha == 0:
         warn_of_few_examples(len(x), x.shape[1], y.shape[1])
-    return _angle(*pad_to_common_width(x, y), alpha, center, _whitening(alpha))
+    angle, dropped = _angle(*pad_to_common_width(x, y), alpha, center, _whitening(alpha))
+    warn_of_dropped_directions(x, y, dropped)
+    return angle
 
 
 def check_alpha(alpha):
@@ -86,9 +90,10 @@ def split(shapes, *, alpha=1.0, center=True, samples="positions"):
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _angle(x, y, alpha, center, whitening):
+    dropped = [_dropped(z, center, whitening) for z in (x, y)]
     x, y = (_whitened(z, alpha, center, whitening) for z in (x, y))
     zero = jnp.zeros((), x.dtype)
-    return _angle_of(best_rotation(x, y, (zero * x[0], zero * y[0]))[0])
+    return _angle_of(best_rotation(x, y, (zero * x[0], zero * y[0]))[0]), dropped
 
 
 def _whitening(alpha):
@@ -98,12 +103,25 @@ def _whitening(alpha):
 def _whitened(x, alpha, center, whitening):
     """Return x partially whitened, with norm about 1."""
     x, norm = unit_norm(centred(x) if center else x)
-    if whitening == "full":  # columns of unit norm have the same directions, with the digits of small columns
-        return polar(unit_channels(x)[0])
-    if whitening == "partial":
-        total = alpha * norm + 1 - alpha
-        x = alpha * norm / total * x + (1 - alpha) / total * polar(x)
-    return x
+    if whitening == "none":
+        return x
+    white = polar(_scaled(x, whitening))
+    if whitening == "full":
+        return white
+    total = alpha * norm + 1 - alpha
+    return alpha * norm / total * x + (1 - alpha) / total * white
+
+
+def _scaled(x, whitening):
+    """Return x with columns of unit norm, which have the same directions, for full whitening alone."""
+    return unit_channels(x)[0] if whitening == "full" else x
+
+
+def _dropped(x, center, whitening):
+    """Return the share of the largest direction that whitening drops."""
+    if whitening == "none":
+        return jnp.zeros((), x.dtype)
+    return dropped_share(_scaled(unit_norm(centred(x) if center else x)[0], whitening))
 
 
 def _angle_of(distance):
@@ -122,6 +140,7 @@ def _measure(name, alpha, invariances, use, bias):
         partial(split, alpha=alpha),
         one_map_size=True,
         zero_channels=True,
+        lost_with=lambda center=True, **_: frozenset({"translation"} if center is False else ()),
         cost="n p^2 once, n p q and a singular value decomposition (p, q) a pair",
         bias=bias,
         use=use,

@@ -22,8 +22,8 @@ def checked_sides(measure, x, y, samples, layout, mask, *, min_examples=2, mappi
     """
     if samples is not None:
         one_of("samples", samples, ("pool", "flatten", "first", "last"))
-    elif mask is not None:
-        raise InputError("samples: got None with a mask, expected 'pool', 'first' or 'last'")
+    if mask is not None and samples in (None, "flatten"):
+        raise InputError(f"samples: got {samples!r} with a mask, expected 'pool', 'first' or 'last'")
     moves = isinstance(measure, Measure) and "translation" in measure.invariances
     options = {"layout": layout, "translation_invariant": moves, "min_examples": min_examples}
     sides = []

@@ -23,12 +23,13 @@ from symjax.similarity.alignment import (
 )
 from symjax.similarity.angles import angle, cosine
 from symjax.similarity.channels import pad_to_common_width, safe_sqrt, unit_channels, zero_if_equal
-from symjax.similarity.cka import split_kernels
+from symjax.similarity.cka_split import split_kernels
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.procrustes import is_small_distance, with_similarity
+from symjax.similarity.procrustes import with_similarity
+from symjax.similarity.procrustes_split import is_small_distance
 from symjax.similarity.split_measure import SplitMeasure, permute_samples
 from symjax.similarity.wreath_kernel import wreath_kernel
 

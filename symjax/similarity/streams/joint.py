@@ -67,7 +67,7 @@ class JointMoments(JointState):
         """Return the values of a `Measure` for all pairs, (keys, keys)."""
         count = self._count(max(2, measure.min_examples))
         of_models = {}
-        deviations = "translation" in measure.invariances and options.get("center", True)
+        deviations = "translation" in measure.with_properties_of(options).invariances
         for (model, layer), side in zip(self.keys, self._data(deviations, count), strict=True):
             of_models.setdefault(model, {})[layer] = side
         result = pairwise(of_models, measure, **options)
@@ -75,10 +75,10 @@ class JointMoments(JointState):
         return result.values[index[:, None, 0], index[:, None, 1], index[None, :, 0], index[None, :, 1]]
 
     def _data(self, deviations, count):
-        """Return a matrix for each key: few samples with the means and second moments of all; or means of 0.
+        """Return a matrix for each key: few samples with the sums of products of all, and proportional means, or 0.
 
-        With R'R the second moments of deviations, and H a reflection that maps the first unit vector to 1 / sqrt(n),
-        the rows of H (0, R) have mean 0 and the same moments. There are fewer samples than `count`, but so many that no
+        With R'R the sum of products of deviations, and H a reflection that maps the first unit vector to 1 / sqrt(n),
+        the rows of H (0, R) have mean 0 and the same sum. There are fewer samples than `count`, but so many that no
         measure finds them too few, unless `count` is too small itself.
         """
         (factor, mean), _, _ = centred_neurons(self._state) if deviations else centred(self._state)
@@ -88,11 +88,11 @@ class JointMoments(JointState):
             _, values, vectors = np.linalg.svd(factor)
             factor = values[: rows - 1, None] * vectors[: rows - 1]
         data = np.zeros((rows, factor.shape[1]))
-        data[1 : len(factor) + 1] = factor * np.sqrt(rows / count)
+        data[1 : len(factor) + 1] = factor
         normal = np.full(rows, -1 / np.sqrt(rows))
         normal[0] += 1
         data -= np.outer(2 * normal / (normal @ normal), normal @ data)
-        data += 0 if deviations else mean
+        data += 0 if deviations else mean * np.sqrt(count / rows)
         return np.split(data.astype(dtype), np.cumsum(self._widths[:-1]), axis=1)
 
 
