@@ -46,6 +46,7 @@ def test_every_measure_has_its_value_for_one_batch():
         np.testing.assert_allclose(value, MEASURES[measure].fn(x, y), atol=3e-5, err_msg=measure)
 
 
+@pytest.mark.slow
 def test_maps_of_several_sizes_and_minibatches():
     maps = {
         "first": np.float32(RNG.standard_normal((8, 4, 4, 2))),
@@ -68,6 +69,7 @@ def test_fewer_examples_than_features_in_all():
     np.testing.assert_allclose(result.values, pairwise({"a": models}, "cca").values, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_models_with_other_layers():
     models = {"small": {"l0": layer(3)}, "large": {"l0": layer(5), "l1": layer(5)}}
     result = pairwise_batches(in_batches(models, 24), "cka")
@@ -111,6 +113,7 @@ def test_wrong_batches():
             pairwise_batches(batches, measure, **options)
 
 
+@pytest.mark.slow
 def test_few_examples_are_told_once():
     with pytest.warns(FewExamplesWarning, match="cca: few examples") as issued:
         pairwise_batches([{"x": layer(9)[:8], "y": layer(9)[:8]}], "cca")
