@@ -15,7 +15,7 @@ from symjax.network import Member, Network
 from symjax.ops import parallel
 from symjax.representations import as_maps, features_of
 from symjax.similarity import MEASURES
-from symjax.similarity.table import without_twins
+from symjax.similarity.table import one_measure_of_each_kind
 from symjax.zoo import Zoo
 
 MODELS_IN_BLOCK, PAIRS_IN_BLOCK = 8, 32
@@ -153,7 +153,7 @@ def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -
     Raises:
       InputError: no name, an unknown one, or a measure of another kind.
     """
-    names = without_twins() if text == "all" else split(text)
+    names = one_measure_of_each_kind() if text == "all" else split(text)
     allowed = [name for name, measure in MEASURES.items() if kind in (None, measure.kind)]
     wrong = [
         f"{name!r} is a {MEASURES[name].kind}"

@@ -92,6 +92,7 @@ def test_other_maps_are_another_configuration(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.slow
 def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, capsys):
     out = command("--pairs", 1)
     one = files.read_csv(out / "results.csv")

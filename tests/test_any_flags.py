@@ -273,6 +273,7 @@ def test_folders_to_merge_that_are_none(path, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", TRAINING)
+@pytest.mark.few(8)
 def test_nothing_said_is_taken(command, tmp_path, monkeypatch, capsys):
     """A command that refused every flag would pass the tests above."""
     assert thrown(command, [], tmp_path, monkeypatch, capsys)[0] == 0

@@ -160,6 +160,7 @@ def test_columns_of_very_different_size(measure, seed, powers):
 @each
 @throws(10)
 @given(x=degenerate(), y=degenerate())
+@pytest.mark.few(14)
 def test_degenerate_columns_give_a_value_or_nan_where_it_is_undefined(measure, x, y):
     value = value_of(measure, x, y)
     if any(undefined(measure, z) for z in (x, y)):

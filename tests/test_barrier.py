@@ -50,6 +50,7 @@ def test_barrier_is_a_loop_of_evaluations():
     assert float(line.height()) == pytest.approx(excess.max()) and line.height("test_accuracy") >= 0
 
 
+@pytest.mark.slow
 def test_stacked_pairs_are_their_own_lines():
     one, other = parallel.stack([member(1), member(2)]), member(3)
     both = barrier(NET, one, other, DATA, ts=[0, 0.25, 1])

@@ -44,6 +44,7 @@ newton_gradient = jax.jit(partial(gradient, method="newton"))
 dykstra_gradient = jax.jit(partial(gradient, method="dykstra"))
 
 
+@pytest.mark.slow
 def test_gradients_do_not_depend_on_the_method():
     weights = sample("zero", 1.0, seed=5)
     for matrix in (sample("vertex", 1.0), sample("zero", 0.3), sample("feasible", 0.1)):

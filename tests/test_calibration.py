@@ -87,6 +87,7 @@ def test_features_of_many_examples(options):
     np.testing.assert_allclose(values, expected, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_maps_whose_sizes_do_not_divide_each_other():
     rng = np.random.default_rng(0)
     x, y = (np.float32(rng.uniform(size=(8, size, size, 3))) for size in (2, 3))
@@ -99,6 +100,7 @@ def test_maps_whose_sizes_do_not_divide_each_other():
 
 @pytest.mark.parametrize("name", ["cka_gretton", "procrustes", "cka_distance"])
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
+@pytest.mark.few(3)
 def test_definition(name, alpha):
     measure = MEASURES[name]
     result = calibrate(name, *related(), KEY, 39, alpha=alpha)
@@ -112,6 +114,7 @@ def test_definition(name, alpha):
 
 
 @pytest.mark.parametrize("name", ["cka", "cca", "procrustes_distance"])
+@pytest.mark.few(1)
 def test_layers_share_their_permutations(name):
     x, y = related(n=30, widths=(3, 4))
     xs, ys = {"a": x, "b": np.maximum(x, 0)}, {"a": y, "b": y[:, :3] ** 2, "c": y**3}
@@ -163,6 +166,7 @@ def within_binomial(rate, alpha, sets):
 
 @pytest.mark.parametrize("sets", [200, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "n"), [("cka_gretton", 30), ("cka", 8), ("cca", 30), ("procrustes_distance", 8)])
+@pytest.mark.few(2)
 def test_type_one_error(name, n, sets):
     """At n = 8 permutations are of several cosets, at n = 30 shifts of one; chance exceeds .05 in 5 % of data sets."""
     rate, positive = rejections(name, *normals(sets, n, (4, 3)), 19)
@@ -171,6 +175,7 @@ def test_type_one_error(name, n, sets):
 
 
 @pytest.mark.parametrize("sets", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_type_one_error_of_the_best_of_many_layers(sets):
     """Where pairs are tested one by one, one of nine exceeds .05 in far more than 5 % of data sets."""
     x, y = normals(sets, 24, (9, 9))

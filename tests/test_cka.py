@@ -101,6 +101,7 @@ def test_forms_are_chosen_by_cost():
 
 
 # CKA: maps
+@pytest.mark.slow
 def test_maps_are_flattened_by_default_and_may_differ_in_size():
     x, y = CASES[0].features()
     np.testing.assert_allclose(cka(x, y), ratio(linear(x), linear(y), "song"), atol=2e-6)
@@ -270,6 +271,7 @@ def test_dead_and_duplicate_channels():
     assert np.isfinite(jax.grad(channel_normalized_cka)(padded, y)).all()
 
 
+@pytest.mark.slow
 def test_duplicate_examples():
     x, y = data()
     x[1] = x[0]

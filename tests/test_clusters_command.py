@@ -26,6 +26,7 @@ def planted(gap, count=6):
     return pd.DataFrame(np.abs(points[:, None] - points[None])), pd.Series(rates)
 
 
+@pytest.mark.slow
 def test_planted_clusters_are_found_and_others_are_not():
     distances, rates = planted(50.0)
     index, p = agreement(cluster(distances, 3), pd.factorize(rates)[0])

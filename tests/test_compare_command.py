@@ -93,6 +93,7 @@ def test_names_and_networks_without_common_layers(capsys):
     assert not Path("run/embedding.png").exists()
 
 
+@pytest.mark.slow
 def test_maps_of_several_sizes():
     maps = {f"conv{size}": RNG.normal(size=(20, 2, size, size)).astype(np.float32) for size in (2, 4)}
     for name in "xy":

@@ -91,6 +91,7 @@ def test_files_and_ids(tmp_path):
     np.testing.assert_allclose(result.matrix("cka")[["relu1", "relu2", "out"]], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_maps_of_torch_and_tokens():
     maps = RNG.normal(size=(30, 2, 3, 3)).astype(np.float32)  # two channels first
     one = compare(
@@ -101,6 +102,7 @@ def test_maps_of_torch_and_tokens():
     assert compare({"tokens": tokens}, {"tokens": tokens}, "cka", num_permutations=3).table.p[0] == 0.25
 
 
+@pytest.mark.slow
 def test_masked_tokens():
     tokens = RNG.normal(size=(30, 4, 3)).astype(np.float32)
     mask = np.arange(4) < RNG.integers(1, 5, (30, 1))

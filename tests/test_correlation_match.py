@@ -22,6 +22,7 @@ def pair(p, q, n=30, seed=0):
 
 
 @pytest.mark.parametrize("widths", [(5, 5), (4, 7), (6, 3)])
+@pytest.mark.few(2)
 def test_matches_are_their_definitions(widths):
     x, y, correlations = pair(*widths)
     best = correlations[linear_sum_assignment(correlations, maximize=True)].mean()

@@ -52,6 +52,7 @@ def test_spaces_of_chains_and_residual_streams(name):
 @pytest.mark.parametrize(
     "name", ["cct2", *map(slow, ("resnet20", "mcnn", "mcnn_k_sigmoid", "scnn", "resnet18", "cct7_7x2"))]
 )
+@pytest.mark.slow
 def test_the_function_stays_and_features_change_by_exactly_a(name):
     """In float64, all spaces at once and each alone, and with an element that carries noise."""
     options = {"blocks": (1, 1)} if name.startswith("resnet") else {}

@@ -34,6 +34,7 @@ def run(*others):
     return files.read_csv("run/results.csv")
 
 
+@pytest.mark.slow
 def test_results_are_extended_and_not_computed_again(monkeypatch, capsys):
     rows = run("--powers", "1")
     assert len(rows) == len(SEEDS) * 4 and set(rows.basis) == {"Q^0", "Q^1", "permutation", "g_relu"}

@@ -352,6 +352,7 @@ def test_damaged_folders_in_brodens_format_raise(tmp_path):
         Broden(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_outputs_of_residual_blocks_without_relu_are_negative_too():
     x = np.random.default_rng(0).random((2, 8, 8, 1)).astype(np.float32)
     options = {"width": 2, "classes": 3, "blocks": (1,), "image_size": 8, "channels": 1}

@@ -95,6 +95,7 @@ def test_every_command_that_computes_has_the_flag():
 
 
 @pytest.mark.parametrize("name", [name if name in ("symmetry", "rotate") else slow(name) for name in COMMANDS])
+@pytest.mark.few(1)
 def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
     dry(name)
     printed = capsys.readouterr().out
@@ -165,6 +166,7 @@ def test_passes_over_examples(phases, capsys):
     assert phases["snapshots to compare"].to_do == 3 * 2
 
 
+@pytest.mark.slow
 def test_frozen_layers_cost_less(phases, capsys):
     dry("freeze", "--schedules", "1/3,2/4,similarity")
     config, (dataset, _) = settings().zoo_config(), trained()

@@ -106,6 +106,7 @@ def test_a_cyclic_convolution_correlates_fully():
     assert cca_similarity(x, y) < 0.9  # which pixel by pixel nobody sees
 
 
+@pytest.mark.slow
 def test_matrices_are_maps_of_one_pixel():
     x, y = maps(1, 1, 3, 1)[:, 0, 0], maps(1, 1, 2, 2)[:, 0, 0]
     result = fourier_cca(x, y)
@@ -135,6 +136,7 @@ def test_identical_maps():
     assert abs(value - 1) < 1e-6 and np.abs(gradient).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_gradient_agrees_with_finite_differences():
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):

@@ -99,6 +99,7 @@ ANY_OPTIMIZER = {
 
 
 @pytest.mark.parametrize("name", ANY_OPTIMIZER)
+@pytest.mark.few(3)
 def test_any_optimizer_trains_what_is_not_frozen(name):
     """The result equals that of the same optimizer on these parameters only, step by step."""
 
@@ -141,6 +142,7 @@ def test_a_frozen_program_has_fewer_operations(name):
     assert flops[-1] < 0.5 * flops[0]
 
 
+@pytest.mark.slow
 def test_the_compiled_program_has_fewer_operations_too():
     network = models.create("mcnn", width=4, classes=3)
     whole, front = (
@@ -163,6 +165,7 @@ def test_operations_of_a_step_are_those_of_its_convolutions():
         assert expected <= step_flops(network, SHAPE, RECIPE, count) <= 1.12 * expected
 
 
+@pytest.mark.slow
 def test_operations_of_a_training_are_those_of_its_steps():
     network, recipe = models.create("mcnn", width=2, classes=3), Recipe(epochs=3, batch_size=8)
     one, two, three = (step_flops(network, SHAPE, recipe, frozen) for frozen in (0, 1, 2))

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 # A fifth of a second or more each.
 HEAVY = "flax matplotlib orbax scipy sklearn tensorflow_datasets".split()
@@ -49,6 +51,7 @@ def test_packages_are_imported_when_they_are_first_used():
     assert printed.split() == ["False", "True", "True"]
 
 
+@pytest.mark.slow
 def test_a_package_is_imported_once():
     script = """
         from symjax import models
@@ -63,6 +66,7 @@ def test_a_package_is_imported_once():
     run(textwrap.dedent(script))
 
 
+@pytest.mark.slow
 def test_threads_can_use_a_package_first_at_the_same_time():
     script = """
         from concurrent.futures import ThreadPoolExecutor

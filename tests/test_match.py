@@ -97,7 +97,7 @@ def symmetries():
 
 @pytest.mark.parametrize("group", ["permutation", "scaled_permutation", "largest"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.few(11)
+@pytest.mark.few(6)
 def test_planted_elements_are_recovered(case, group, symmetries):
     """100 of 100 draws from a single start, for chains, residual streams and heads (20 by default)."""
     with jax.enable_x64(True):

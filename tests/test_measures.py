@@ -124,6 +124,7 @@ def test_symmetry_is_as_claimed(measure, either):
 
 
 @each
+@pytest.mark.few(30)
 def test_value_is_a_scalar_in_range(measure, either):
     first, second = either
     noise = np.float32(np.random.default_rng(2).normal(size=first.shape))

@@ -167,6 +167,7 @@ def sizes(monkeypatch):
 
 @pytest.mark.parametrize("accuracy", [zoo.test_accuracy, zoo.train_accuracy])
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
     dataset, members = trained()
     own = accuracy is zoo.train_accuracy

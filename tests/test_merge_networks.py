@@ -93,6 +93,7 @@ def test_half_precision_networks_have_a_mean():
             np.testing.assert_allclose(np.float64(leaf), expected[name], atol=tolerance)
 
 
+@pytest.mark.slow
 def test_networks_whose_symmetries_are_heads():
     """Heads on the inputs, without any stream: Frank-Wolfe has nothing to align."""
 

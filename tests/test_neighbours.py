@@ -93,7 +93,7 @@ ORACLES = {
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "correlation"])
 @pytest.mark.parametrize("name", ORACLES)
-@pytest.mark.few(8)
+@pytest.mark.few(4)
 def test_value_is_that_of_scikit_learn(name, metric, pair):
     x, y = pair
     for a, b in ((x, y), (y, x)):
@@ -126,7 +126,7 @@ def test_chance():
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_offsets_and_outliers_leave_the_neighbours(name, pair):
     """Distances of close examples far from the origin or beside a huge one, where inner products have no digits."""
     x, y = pair
@@ -167,6 +167,7 @@ def test_points_at_one_distance_have_no_neighbours():
     assert np.isnan(symjax.second_order_cosine(np.arange(1.0, 13)[:, None] * np.ones(3), x))  # of one direction
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_differences(pair):
     x, y = (np.float64(z[:14]) for z in pair)
     direction = np.random.default_rng(0).normal(size=x.shape)

@@ -109,6 +109,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "equinox" else ()) for n in NETWORKS])
+@pytest.mark.few(3)
 def test_front_and_tail_make_the_whole(name):
     make, x = NETWORKS[name]
     network = make()

@@ -8,6 +8,7 @@ import pytest
 PAGE = Path(__file__).parents[1] / "docs" / "own-models.md"
 
 
+@pytest.mark.slow
 def test_every_block_runs(tmp_path, monkeypatch):
     pytest.importorskip("equinox")
     monkeypatch.chdir(tmp_path)

@@ -62,6 +62,7 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
     assert low <= result.values.min() and result.values.max() <= high
 
 
+@pytest.mark.slow
 def test_two_parts_of_measures_of_their_own_kind():
     for measure in ("fourier_cca", "soft_matching"):
         test_two_parts_are_the_whole(measure)

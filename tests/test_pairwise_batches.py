@@ -55,6 +55,7 @@ def test_partial_whitening_depends_on_the_norm_of_all_examples(options):
     np.testing.assert_allclose(result.values, pairwise({0: models}, "shape_distance", **options).values, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_maps_of_several_sizes_and_minibatches():
     maps = {
         "first": np.float32(RNG.standard_normal((8, 4, 4, 2))),
@@ -77,6 +78,7 @@ def test_fewer_examples_than_features_in_all():
     np.testing.assert_allclose(result.values, pairwise({"a": models}, "cca").values, atol=3e-5)
 
 
+@pytest.mark.slow
 def test_models_with_other_layers():
     models = {"small": {"l0": layer(3)}, "large": {"l0": layer(5), "l1": layer(5)}}
     result = pairwise_batches(in_batches(models, 24), "cka")
@@ -120,6 +122,7 @@ def test_wrong_batches():
             pairwise_batches(batches, measure, **options)
 
 
+@pytest.mark.slow
 def test_one_warning_of_few_examples():
     with pytest.warns(FewExamplesWarning, match="cca: few examples") as issued:
         pairwise_batches([{"x": layer(9)[:8], "y": layer(9)[:8]}], "cca")

@@ -36,6 +36,7 @@ QUICK = ("cka", "cca", "procrustes_distance")
 
 @pytest.mark.parametrize("measure", [name if name in QUICK else slow(name) for name in NAMES])
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.few(1)
 def test_values_are_those_of_one_pair_at_a_time(measure):
     result = pairwise(MODELS, measure)
     assert result.layers_a == ("relu1", "relu2", "relu3") and result.models_b == tuple(MODELS)
@@ -55,6 +56,7 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
 
 @pytest.mark.parametrize("measure", [name if name == "cca" else slow(name) for name in NAMES])
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.slow
 def test_zero_channels_change_no_value_where_that_is_claimed(measure):
     if not MEASURES[measure].zero_channels:
         pytest.skip("not claimed")

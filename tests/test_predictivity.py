@@ -103,6 +103,7 @@ def test_gulp_without_ridge_is_cca():
     np.testing.assert_allclose(gulp(x, y, ridge=1e-7), (4 + 6 - 2 * 4 * similarity) ** 0.5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_derivatives():
     with jax.enable_x64(True):
         x, y = pair(12, 3, 2)

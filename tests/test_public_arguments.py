@@ -102,7 +102,7 @@ def taken(name, argument, value):
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", [*FUNCTIONS, *MAKES, *METHODS])
-@pytest.mark.few(65)
+@pytest.mark.few(30)
 def test_what_is_wrong_is_refused_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()

@@ -131,6 +131,7 @@ def test_wrong_settings_raise(tmp_path, options, message):
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.slow
 def test_dynamics_takes_positions_as_samples_and_zoo_reports_perplexity(tmp_path):
     common = {"dataset": settings(tmp_path).dataset, "model": "rnn", "seeds": "2", "epochs": 1, "width": 4}
     options = {"measures": "cca", "examples": 12, "zoo": tmp_path / "zoo", "out": tmp_path / "dynamics"}

@@ -170,6 +170,7 @@ def test_the_command(zoos, monkeypatch, capsys):
         pd.testing.assert_frame_equal(table, tables[name])
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_zoos_and_writes_nothing(zoos, monkeypatch, capsys):
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
     run_command(

@@ -91,6 +91,7 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
     assert "All results exist" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_more_extends_and_computes_nothing_twice(quiet_folder, retrained):
     out = command("--layers", "2")
     rows = files.read_csv(out / "results.csv")
@@ -108,6 +109,7 @@ def test_more_extends_and_computes_nothing_twice(quiet_folder, retrained):
     assert len(files.read_csv(out / "curves.csv")) == 16
 
 
+@pytest.mark.slow
 def test_seeds_share_programs(quiet_folder, retrained, monkeypatch, capsys):
     """Two members with two layers use one program for both layers; more matrices extend the results."""
     points = []
@@ -129,6 +131,7 @@ def test_seeds_share_programs(quiet_folder, retrained, monkeypatch, capsys):
     assert points == [(0, 1)] and len(retrained) == 8
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(quiet_folder, retrained, monkeypatch):
     """Saved groups and layers are not computed again."""
     write, written = files.write_csv, []

@@ -168,6 +168,7 @@ def test_wrong_arguments():
     ],
 )
 @pytest.mark.few(3)
+@pytest.mark.slow
 def test_gradients_are_those_of_differences(name, options, pair):
     x, y = (np.float64(z[:14, :4]) for z in pair)
     direction = np.random.default_rng(0).normal(size=x.shape)
@@ -181,7 +182,7 @@ def test_gradients_are_those_of_differences(name, options, pair):
 @pytest.mark.parametrize(
     "name", ["rsa", "distance_correlation", "rsm_norm_difference", "magnitude_difference", "uniformity_difference"]
 )
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_all_pairs_at_once(name, pair):
     fn, values = MEASURES[name].fn, pairwise({"a": pair[0][None], "b": pair[1][None]}, name).values[:, 0, :, 0]
     np.testing.assert_allclose(values, [[fn(a, b) for b in pair] for a in pair], rtol=1e-6, atol=1e-6)

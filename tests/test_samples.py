@@ -71,7 +71,7 @@ def measures_with_mask():
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 @pytest.mark.parametrize("name", measures_with_mask())
-@pytest.mark.few(18)
+@pytest.mark.few(9)
 def test_every_measure_takes_masks(name):
     fn = similarity.MEASURES[name].fn
     x, y = soiled(TOKENS, MASK), soiled(OTHER, MASK)
@@ -177,6 +177,7 @@ def test_resampling_refuses_what_does_not_fit():
 
 
 @pytest.mark.parametrize("samples", REDUCING)
+@pytest.mark.few(2)
 def test_streams_take_masks_of_positions(samples):
     x, y, mask = (
         np.tile(soiled(TOKENS, MASK), (4, 1, 1)),

@@ -153,6 +153,7 @@ def test_decisions_in_the_folder_are_final(ruled_folder, middle, tmp_path, monke
     assert_same(decided.members, train(tmp_path / "scheduled", scheduled((1, 1))).members)
 
 
+@pytest.mark.slow
 def test_a_schedule_that_is_lost_or_damaged_is_an_error(ruled_folder, middle, tmp_path):
     folder = shutil.copytree(ruled_folder, tmp_path / "zoo")
     shutil.rmtree(folder / "member-2")  # so that it trains again

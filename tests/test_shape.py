@@ -111,6 +111,7 @@ def test_derivative_of_the_orthogonal_factor(shape):
         check_derivative(lambda x, w: (polar(x) ** 2 * w).sum(), x, weights)
 
 
+@pytest.mark.slow
 def test_derivatives_of_distances():
     with jax.enable_x64(True):
         x, y = pair(12, 3, 4)
@@ -232,6 +233,7 @@ def test_covariances_are_checked():
             stochastic_shape_distance(means, means, covariances=bad)
 
 
+@pytest.mark.slow
 def test_stochastic_shape_distance_of_a_rotated_copy_and_without_repetition():
     x = stochastic()
     turned = x @ ortho_group.rvs(3, random_state=0)

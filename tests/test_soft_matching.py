@@ -152,6 +152,7 @@ def test_transformations(function, widths):
         check_derivative(function, x, y)
 
 
+@pytest.mark.slow
 def test_constant_neurons():
     """Constant neurons are left out of the correlation and count as points for the distance."""
     x, y = data(4, 5)

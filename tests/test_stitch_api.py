@@ -208,6 +208,7 @@ def test_from_nnx_to_linen_with_batch_norm_and_dropout():
     assert result.stitches[key].bias.any()
 
 
+@pytest.mark.slow
 def test_tokens_through_functions_on_two_devices():
     """Integer inputs, 4 tokens of 3 and 5 channels; devices share the stitches of the pair."""
     nets = [

@@ -38,6 +38,7 @@ from symjax.stitching.junction import parse_point_pairs
 from symjax.stitching.results import StitchResults, pair_name
 
 
+@pytest.mark.slow
 def test_results_of_different_points_are_saved_and_loaded(tmp_path):
     """Rows of equal and of different points in one folder; members of two networks under the same seeds."""
     (network, _), b = of_nnx(lambda rngs: MLP(4, rngs), 0, (5,)), of_nnx(lambda rngs: MLP(3, rngs), 0, (5,))

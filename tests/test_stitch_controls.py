@@ -181,6 +181,7 @@ def fake(monkeypatch, tmp_path):
     return FakeSweep
 
 
+@pytest.mark.slow
 def test_controls_and_losses_extend_a_folder_and_compute_nothing_twice(fake, tmp_path):
     every = ["--families", "full,matched", "--pairs", 2, "--controls", "--loss", "task,match"]
     command(*every, out=tmp_path / "at once")
@@ -219,6 +220,7 @@ def test_controls_and_losses_extend_a_folder_and_compute_nothing_twice(fake, tmp
     assert load_stitch(tmp_path / "at once", pair, "relu1", "full@noise@match", member.state)[0].matrix.ndim == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues(fake, tmp_path):
     every = ["--families", "full", "--pairs", 2, "--controls"]
     command(*every, out=tmp_path / "whole")

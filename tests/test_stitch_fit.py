@@ -85,6 +85,7 @@ def planted_result():
 
 
 @pytest.mark.parametrize("layer", ["relu1", "relu2"])
+@pytest.mark.few(1)
 def test_closed_forms_recover_a_planted_symmetry(planted_result, layer):
     problem, result = planted(), by_key(planted_result)
     stitch, _ = planted_result.stitches[layer, "matched"]

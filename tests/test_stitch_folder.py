@@ -62,6 +62,7 @@ def test_more_of_anything_extends_a_folder_and_computes_nothing_twice(fake, tmp_
     assert_alike(tmp_path / "bit by bit", tmp_path / "at once")
 
 
+@pytest.mark.slow
 def test_a_pair_is_one_processs_whatever_it_lacks(fake, tmp_path, monkeypatch, capsys):
     """The shares of two processes, computed one after the other, where different rows of the pairs are missing.
 

@@ -165,6 +165,7 @@ def test_factors_equal_their_product(model, method, mode, bias):
     ],
 )
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_factors_in_bfloat16(point, bias):
     network = models.create("mcnn", width=16, channels=3, classes=5, dtype=jnp.bfloat16).with_form("mixed")
     member = jax.jit(network.init)(jax.random.key(0))

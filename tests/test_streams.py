@@ -47,6 +47,7 @@ def test_equals_the_one_shot_function(name):
 
 
 @each
+@pytest.mark.few(5)
 def test_maps(name):
     make, function, options = EXACT[name]
     for samples, n in (("positions", 30), ("pool", 60)):
@@ -236,6 +237,7 @@ def test_scan_and_vmap(name):
         assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], both), function(x[i], y[i], **options), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_derivatives_go_through_updates():
     x, y = data()
 

@@ -109,6 +109,7 @@ def test_svcca_takes_dead_constant_and_identical_input():
 
 
 @pytest.mark.parametrize("variance", [0.9, slow(0.99)])
+@pytest.mark.slow
 def test_svcca_gradient_agrees_with_finite_differences(variance):
     rng = np.random.default_rng(7)
     with jax.enable_x64(True):

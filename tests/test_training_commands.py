@@ -184,6 +184,7 @@ def test_a_schedule_shorter_than_the_layers_is_of_the_lowest():
     assert [config.frozen(epoch) for epoch in range(6)] == [0, 0, 1, 1, 2, 2]
 
 
+@pytest.mark.slow
 def test_layers_that_never_saturate_are_normal_training_and_cost_their_looks(folder, capsys, monkeypatch):
     shutil.copytree(folder / "zoo", folder / "other")
     monkeypatch.chdir(folder / "other")

@@ -99,6 +99,7 @@ def test_the_correlation_is_over_widths():
     assert f"over 3 widths: {expected:.2f}" in conclusion(means)
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_zoos_and_writes_nothing(capsys, monkeypatch):
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
     run_command(experiments.width.main, experiments.width.Settings, [*zoo_flags(), "--widths", "2", "4", "--dry-run"])

@@ -58,6 +58,7 @@ SOME = "full,orthogonal"  # a plain family and one with a projection, for what d
         slow("adam", np.float64, EVERY_FAMILY),
     ],
 )
+@pytest.mark.few(1)
 def test_every_family_is_the_same_with_64_bit_types(optimizer, dtype, families):
     """Stitches are float32 and agree, for networks of both precisions."""
     single, double = stitched(False, optimizer, families=families), stitched(True, optimizer, dtype, families)

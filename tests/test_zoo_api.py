@@ -99,6 +99,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", ["nnx", slow("linen"), "tokens", "regression"])
+@pytest.mark.few(1)
 def test_a_zoo_of_any_network(name):
     network, given, options = CASES[name]
     dataset = data.load(given)
@@ -341,6 +342,7 @@ def test_the_example_of_the_docstring_runs():
 # --- memory and cost of any data ---
 
 
+@pytest.mark.slow
 def test_memory_and_cost_of_own_networks_and_data():
     dataset = data.load(REGRESSION)
     config = ZooConfig("r", MLP, recipe=training.Recipe(epochs=2, batch_size=10, **OWN))

@@ -147,6 +147,7 @@ PROJECT = os.path.dirname(os.path.dirname(__file__))
         slow(["-m", "experiments.zoo", "--width", "0"], 2, "error: --width: got 0"),
     ],
 )
+@pytest.mark.slow
 def test_as_a_process(words, code, printed, tmp_path):
     folder = PROJECT if "-m" in words else tmp_path
     result = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)

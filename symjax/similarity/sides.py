@@ -24,8 +24,8 @@ def checked_sides(measure, x, y, samples, layout, mask, *, min_examples=2, mappi
         one_of("samples", samples, ("pool", "flatten", "first", "last"))
     if mask is not None and samples in (None, "flatten"):
         raise InputError(f"samples: got {samples!r} with a mask, expected 'pool', 'first' or 'last'")
-    moves = isinstance(measure, Measure) and "translation" in measure.invariances
-    options = {"layout": layout, "translation_invariant": moves, "min_examples": min_examples}
+    translation_invariant = isinstance(measure, Measure) and "translation" in measure.invariances
+    options = {"layout": layout, "translation_invariant": translation_invariant, "min_examples": min_examples}
     sides = []
     for name, side in (("x", x), ("y", y)):
         layers = mappings and isinstance(side, Mapping)

@@ -35,7 +35,7 @@ def add_measures(measures: Sequence[Measure]) -> None:
         MEASURES[measure.name] = measure
 
 
-def without_twins():
+def one_measure_of_each_kind():
     """Return the names of `MEASURES` without distances that order pairs as a similarity in the table does."""
     return [name for name in MEASURES if name.removesuffix("_distance") not in MEASURES.keys() - {name}]
 
