@@ -53,9 +53,10 @@ def over_batches(fn: Callable, members: PyTree, shared: PyTree) -> PyTree:
 
 
 def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], batch: tuple, mean, std):
-    """Return the statistics of B on one batch of stitched features, per point and family for a stack of stitches.
+    """Return the statistics of B on one batch of stitched features, per point for all stitches in one stack.
 
-    The batch is (images, labels). A network that needs a key gets the same one in all batches.
+    The batch is (images, labels). A network that needs a key gets the same one in all batches. The host splits the
+    stack into families (`pool_statistics`), since arrays of each family would double the time of compilation.
     """
     images, labels = batch
     fronts = carried_values(plan.junctions, plan.network, pair, normalize(images, mean, std), labels)
@@ -66,7 +67,7 @@ def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], batch
 
     def of_tail(at, item):
         carried, point_stitches = item
-        return each_stack(partial(statistics, at.b, carried), point_stitches, plan.execution)
+        return concatenate(each_stack(partial(statistics, at.b, carried), point_stitches, plan.execution))
 
     items = list(zip(fronts, map(pad_factors, stitches), strict=True))
     return each_tail(of_tail, plan.junctions, items, plan.execution)
@@ -108,10 +109,16 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
     return each_tail(of_tail, plan.junctions, items, plan.execution)
 
 
-def pool_statistics(results: list[list[list[PyTree]]]) -> list[list[PyTree]]:
-    """Pool statistics over all batches of several calls, whose leaves are (pairs, batches, ...) on the host."""
+def pool_statistics(plan: Plan, results: list[list[PyTree]]) -> list[list[PyTree]]:
+    """Pool statistics over all batches of several calls, and split them into the families of each point.
+
+    Leaves of `results` are (pairs, batches, stitches, ...) on the host, those of the result (pairs, candidates, ...).
+    """
     batches = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1).swapaxes(0, 1), *results)
-    return [[pool_moments(family_stats) for family_stats in point_stats] for point_stats in batches]
+    families = [candidate.family for candidate in plan.candidates]
+    rows = [slice(families.index(family), families.index(family) + families.count(family)) for family in plan.stacked]
+    pooled = map(pool_moments, batches)
+    return [[jax.tree.map(lambda leaf, r=r: leaf[:, r], stats) for r in rows] for stats in pooled]
 
 
 def evaluate_stitch(

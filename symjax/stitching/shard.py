@@ -148,7 +148,7 @@ class SweepShard:
         for _, stats in self._calls(self._statistics, (pairs, self._place(stitches)), self._reestimation):
             results.append(stats)
             on_evaluation(None)
-        return evaluate.pool_statistics(results)
+        return evaluate.pool_statistics(self.plan, results)
 
     def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> tuple[np.ndarray, np.ndarray | None]:
         """Return accuracies in percent, or mean scores of another metric, (pairs, points, stitches); and agreement."""
