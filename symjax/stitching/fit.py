@@ -32,7 +32,7 @@ class FitState(NamedTuple):
     """All values on which the further training of the stitches of a pair depends."""
 
     pair: Pair
-    params: PyTree  # per point and trained family, leading axis rates: {"family": parameters, "bias": (d_b,)}
+    params: PyTree  # per point and trained family, leading axis rates: {"family": parameters, "bias": (d_b,) if trained}
     opt_state: PyTree  # of the optimizer, for all params
     closed_form: PyTree  # per point and family that does not train: its matrix (d_b, d_a)
     key: jax.Array  # raw key data, a plain array
@@ -98,7 +98,9 @@ def initialize(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMome
         point_params = []
         for family in plan.trained:
             matrix = start(family, family.start if config.start == "auto" else config.start)
-            stitch_params = {"family": family.init(matrix), "bias": jnp.zeros((junction.shape[0],), jnp.float32)}
+            stitch_params = {"family": family.init(matrix)}
+            if config.bias:
+                stitch_params["bias"] = jnp.zeros((junction.shape[0],), jnp.float32)
             point_params.append(_repeat(stitch_params, len(config.learning_rates)))
         params.append(point_params)
         closed_form.append([start(family, family.start) for family in plan.closed_form])
@@ -195,7 +197,7 @@ def _stitches_and_penalties(plan: Plan, progress, point_params: list[PyTree]) ->
 
     def of_family(family, stitch_params):
         params = stitch_params["family"]
-        stitch = _stitch(plan.config, family, stitch_params, family.matrix(params, progress))
+        stitch = _stitch(family, stitch_params, family.matrix(params, progress))
         return stitch, family.penalty(params, progress)
 
     results = [jax.vmap(partial(of_family, f))(params) for f, params in zip(plan.trained, point_params, strict=True)]
@@ -203,9 +205,8 @@ def _stitches_and_penalties(plan: Plan, progress, point_params: list[PyTree]) ->
     return pad_factors(stitches), list(penalties)
 
 
-def _stitch(config: FitConfig, family: Family, stitch_params: PyTree, matrix: jax.Array) -> Stitch:
-    bias = stitch_params["bias"] if config.bias else None
-    return Stitch(matrix, bias, low_rank(family.factors(stitch_params["family"])))
+def _stitch(family: Family, stitch_params: PyTree, matrix: jax.Array) -> Stitch:
+    return Stitch(matrix, stitch_params.get("bias"), low_rank(family.factors(stitch_params["family"])))
 
 
 def _update(plan: Plan, run_progress, progress, params, opt_state, gradients):
@@ -243,7 +244,7 @@ def round_stitches(plan: Plan, state: FitState) -> list[list[Stitch]]:
 
     def of_family(family, stitch_params):
         matrices = each(family.round, plan.execution)(stitch_params["family"])
-        return jax.vmap(partial(_stitch, plan.config, family))(stitch_params, matrices)
+        return jax.vmap(partial(_stitch, family))(stitch_params, matrices)
 
     return [
         [of_family(*args) for args in zip(plan.trained, point_params, strict=True)]

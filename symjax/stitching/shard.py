@@ -71,7 +71,8 @@ class SweepShard:
         self._lengths = list(map(len, images))
         self._batches_per_call = min(BATCHES, max(self._lengths))
         self._moments = lift(
-            lambda pair, shared: fit.pair_moments(plan, pair, shared[0][0], shared[1], shared[2], shared[0][1])
+            lambda pair, shared: fit.pair_moments(plan, pair, shared[0][0], shared[1], shared[2], shared[0][1]),
+            effort=1,
         )
         self._initialize = lift(lambda m, _: fit.initialize(plan, *m), effort=0)
         self._epoch = lift(partial(fit.fit_epoch, plan), effort=1)

@@ -181,7 +181,8 @@ def epochs_program(
     per_member_labels: bool = False,
 ):
     """Return `train_epoch` over members. It is cached, so that a process compiles it once."""
-    return parallel.over_members(_epoch(network, recipe, frozen, per_member_labels), execution, devices=devices)
+    epoch = _epoch(network, recipe, frozen, per_member_labels)
+    return parallel.over_members(epoch, execution, devices=devices, effort=1)
 
 
 def _epoch(network: Network, recipe: Recipe, frozen: int, per_member_labels: bool):
