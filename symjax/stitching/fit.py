@@ -32,7 +32,7 @@ class FitState(NamedTuple):
     """All values on which the further training of the stitches of a pair depends."""
 
     pair: Pair
-    params: PyTree  # per point and trained family, leading axis rates: {"family": parameters, "bias": (d_b,) if trained}
+    params: PyTree  # per point and trained family, leading axis rates: {"family": parameters} and any "bias" (d_b,)
     opt_state: PyTree  # of the optimizer, for all params
     closed_form: PyTree  # per point and family that does not train: its matrix (d_b, d_a)
     key: jax.Array  # raw key data, a plain array
