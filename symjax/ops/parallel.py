@@ -16,6 +16,7 @@ The defaults and their reasons:
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -109,16 +110,28 @@ def use_cores() -> None:
 
 def each(fn: Callable, execution: Execution) -> Callable:
     """Lift `fn(item)` over the leading axis of its argument, inside a program on one device."""
-    if execution.members == "vmap":
-        return jax.vmap(fn)
+    # XLA unrolls a loop with a single iteration; without the loop it compiles faster.
+    return jax.vmap(fn) if execution.members == "vmap" else _unless_single(fn, partial(lax.map, fn))
 
-    def mapped(items):
+
+def batched(fn: Callable) -> Callable:
+    """Lift `fn` over the leading axis of its arguments by `vmap`, except for a single item.
+
+    Under `vmap` the iterations of a `while_loop` select between old and new values, which costs time, above all in
+    compilation.
+    """
+    return _unless_single(fn, jax.vmap(fn))
+
+
+def _unless_single(fn: Callable, lifted: Callable) -> Callable:
+    """Return `lifted`, or `fn` where the leading axis has length 1."""
+
+    def run(*items):
         if count_members(items) != 1:
-            return lax.map(fn, items)
-        # XLA unrolls a loop with a single iteration; without the loop it compiles faster.
-        return jax.tree.map(lambda leaf: leaf[None], fn(take(items, 0)))
+            return lifted(*items)
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), fn(*take(items, 0)))
 
-    return mapped
+    return run
 
 
 def each_stack(fn: Callable, stacks: Sequence[PyTree], execution: Execution) -> list[PyTree]:

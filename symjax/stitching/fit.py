@@ -15,7 +15,7 @@ from jax import lax
 
 from symjax.data import augment, epoch_indices, normalize
 from symjax.network.low_rank import materialize
-from symjax.ops.parallel import concatenate, each, each_stack
+from symjax.ops.parallel import batched, concatenate, each, each_stack
 from symjax.stitching.controls import MATCH, TASK
 from symjax.stitching.families import Family
 from symjax.stitching.junction import Junction, carried_values, each_tail, paired_features
@@ -171,7 +171,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     inputs = (jnp.arange(steps, dtype=jnp.int32), order)
     (params, opt_state), (losses, scores) = lax.scan(step, (state.params, state.opt_state), inputs)
     residuals = [
-        jnp.concatenate([jax.vmap(f.residual)(p["family"]) for f, p in zip(plan.trained, point_params, strict=True)])
+        jnp.concatenate([batched(f.residual)(p["family"]) for f, p in zip(plan.trained, point_params, strict=True)])
         for point_params in params
     ]
     metrics = {"loss": losses.mean(0), "accuracy": scores.mean(0), "residual": jnp.stack(residuals)}
@@ -200,7 +200,7 @@ def _stitches_and_penalties(plan: Plan, progress, point_params: list[PyTree]) ->
         stitch = _stitch(family, stitch_params, family.matrix(params, progress))
         return stitch, family.penalty(params, progress)
 
-    results = [jax.vmap(partial(of_family, f))(params) for f, params in zip(plan.trained, point_params, strict=True)]
+    results = [batched(partial(of_family, f))(params) for f, params in zip(plan.trained, point_params, strict=True)]
     stitches, penalties = zip(*results, strict=True)
     return pad_factors(stitches), list(penalties)
 
@@ -218,7 +218,7 @@ def _update(plan: Plan, run_progress, progress, params, opt_state, gradients):
     stepped = jax.tree.map(lambda old, d: old - length.reshape(-1, *(1,) * (d.ndim - 1)) * d, params, direction)
 
     def projected(family, new, old):
-        project = jax.vmap(lambda new, old, length: family.project(new, old, progress, length))
+        project = batched(lambda new, old, length: family.project(new, old, progress, length))
         return {**new, "family": project(new["family"], old["family"], length)}
 
     return [
@@ -231,7 +231,7 @@ def halfway(plan: Plan, state: FitState) -> FitState:
     """Apply `Family.halfway` to the parameters of all stitches of a pair."""
     params = [
         [
-            {**stitch_params, "family": jax.vmap(family.halfway)(stitch_params["family"])}
+            {**stitch_params, "family": batched(family.halfway)(stitch_params["family"])}
             for family, stitch_params in zip(plan.trained, point_params, strict=True)
         ]
         for point_params in state.params
@@ -244,7 +244,7 @@ def round_stitches(plan: Plan, state: FitState) -> list[list[Stitch]]:
 
     def of_family(family, stitch_params):
         matrices = each(family.round, plan.execution)(stitch_params["family"])
-        return jax.vmap(partial(_stitch, family))(stitch_params, matrices)
+        return batched(partial(_stitch, family))(stitch_params, matrices)
 
     return [
         [of_family(*args) for args in zip(plan.trained, point_params, strict=True)]
