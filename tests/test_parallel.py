@@ -101,6 +101,18 @@ def test_stacks_of_one_shape_run_as_one(execution):
         np.testing.assert_array_equal(doubled, 2 * stack)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_single_item_is_not_batched(count):
+    """A `vmap` of a loop selects between the old and new values of every item."""
+
+    def halvings(x, step):
+        return jax.lax.while_loop(lambda c: c[0] > 1, lambda c: (c[0] / 2, c[1] + step), (x, 0.0))[1]
+
+    x, step, run = np.float32([8, 1, 4])[:count], np.float32([1, 1, 10])[:count], parallel.batched(halvings)
+    assert run(x, step).tolist() == [3, 0, 20][:count]
+    assert ("stablehlo.select" in jax.jit(run).lower(x, step).as_text()) == (count > 1)
+
+
 def test_stack_and_take_are_inverse():
     members, _ = members_and_shared(3)
     one_by_one = [parallel.take(members, i) for i in range(3)]

@@ -1,6 +1,7 @@
 """Sweeps: all stitches of two pairs on two devices, and devices that share a pair."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from stitch_helpers import SEEDS, trained
 from sweep_helpers import CONFIG, FAMILIES, by_key, make_plan, same
 
 from symjax.data import normalize
+from symjax.jaxprs import equations
 from symjax.stitching import (
     Pair,
     Stitch,
@@ -138,6 +140,22 @@ def test_batch_norm_statistics_are_re_estimated(swept, sweep):
         np.testing.assert_allclose(stats["norms"][1]["mean"], out.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(stats["norms"][1]["var"], out.var((0, 1, 2)), rtol=1e-4)
         assert np.abs(stats["norms"][1]["mean"] - b.state["norms"][1]["mean"]).max() > 1e-3
+
+
+def test_statistics_of_all_families_are_stored_together():
+    """An array is stored for each statistic of a point; one for each family too would double the compilation."""
+    dataset, zoo = trained()
+    pair, images = Pair(zoo.member(0), zoo.member(1)), dataset.train.images[None, :6]
+    shared = ((images, dataset.train.labels[None, :6]), np.int32(1), dataset.mean, dataset.std)
+
+    def stores(families):
+        plan = make_plan(families)
+        stitches = [[Stitch(jnp.eye(at.shape[0])[None])] * len(plan.families) for at in plan.junctions]
+        statistics = partial(evaluate.over_batches, partial(evaluate.batch_statistics, plan), (pair, stitches))
+        program = jax.make_jaxpr(statistics)(shared).jaxpr
+        return sum(equation.primitive.name == "dynamic_update_slice" for equation in equations(program))
+
+    assert stores("identity,matched,least_squares") == stores("identity") > 0
 
 
 def test_accuracy_counts_examples(sweep):
