@@ -18,7 +18,8 @@ def compiler_options(effort: int = 2) -> dict | None:
     Args:
       effort: 2 for fast code: LLVM's level 1, whose code is as fast as that of higher levels here and compiles in 3/4
         of the time. 1 for networks and programs of many small operations: also without XLA's fusion emitters, which
-        halves the time of compilation. Networks train as fast without; measures of similarity do not. 0 for programs that run once: also LLVM's level 0.
+        halves the time of compilation; networks train as fast, similarity measures are slower. 0 for programs that run
+        once: also LLVM's level 0.
 
     Raises:
       InputError: another effort.
