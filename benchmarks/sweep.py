@@ -133,7 +133,7 @@ def zoo_row(settings: Settings, dataset: Dataset, published) -> dict:
     create = jax.jit(jax.vmap(lambda seed: create_state(network, recipe, steps, seed)))
     states = create(jnp.arange(settings.members, dtype=jnp.int32))
     shared = device_data(dataset, pad_batches(dataset.validation, settings.eval_batch_size))
-    epoch = parallel.over_members(lambda state, d: train_epoch(network, recipe, state, d), execution)
+    epoch = parallel.over_members(lambda state, d: train_epoch(network, recipe, state, d), execution, effort=1)
     first = seconds(lambda: jax.block_until_ready(epoch(states, shared)))
     arguments = {
         "width": settings.width,
