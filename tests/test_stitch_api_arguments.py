@@ -92,7 +92,7 @@ def test_points_by_name_in_two_networks():
         ((mlps[0], plain), "relu2", "layers: got 'relu2', expected a stitch point of linear: relu1"),
         ((mlps[0], plain), "relu1:", "layers: got '', expected a stitch point of linear"),
         (mlps, " ,", "layers: got none, expected relu1, relu2, or all"),
-        (mlps, 3, "layers: got 3, expected names"),
+        (mlps, 3, "layers: got 3, expected comma-separated names"),
         (
             (plain, cnn),
             "all",

@@ -140,18 +140,24 @@ def _batches(batches: Any) -> Iterable:
     if (isinstance(batches, Mapping) and not batches) or getattr(batches, "shape", None) == ():
         raise InputError(f"batches: got {short(batches)}, expected arrays (n, ...), or an iterable of batches")
     if isinstance(batches, Mapping) or hasattr(batches, "shape"):
-        return [batches]
+        return [_batch(batches)]
     if isinstance(batches, (str, bytes)) or not isinstance(batches, Iterable):
         raise InputError(f"batches: got {short(batches)}, expected an iterable of batches")
+    if isinstance(batches, list):  # is checked at once
+        if not batches:
+            raise InputError("batches: got none, expected one or more")
+        return [_batch(batch) for batch in batches]
     return map(_batch, batches)
 
 
 def _batch(batch: Any) -> Any:
-    if isinstance(batch, (list, int, float)):  # a list of examples, or of inputs and labels from a DataLoader
+    if not (isinstance(batch, (tuple, Mapping)) or hasattr(batch, "shape")):  # lists: of examples, or of a DataLoader
         raise InputError(
             f"batches: got a batch of type {type(batch).__name__}, expected an array, a tuple of arguments or a "
             "mapping; of a DataLoader with labels: (inputs for inputs, _ in loader)"
         )
+    if getattr(getattr(batch, "dtype", None), "kind", "f") in "mMSUO":
+        raise InputError(f"batches: got dtype {batch.dtype}, expected numbers")
     return batch
 
 
