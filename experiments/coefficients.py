@@ -13,7 +13,7 @@ import pandas as pd
 
 from experiments.command import run_command
 from experiments.history import HistorySettings
-from experiments.registry import Experiment
+from experiments.registry import Experiment, PublishedTable
 from experiments.summary import Summary
 from symjax import plots
 from symjax.data import Dataset
@@ -26,7 +26,15 @@ KEY = {"measure": str, "seed": int, "epoch": int, "layer": str, "rank": int}
 ROWS = Schema("results", KEY, ("correlation", "significant"), order=("measure", "seed", "epoch"))
 MEASURE = "cca"
 
-EXPERIMENT = Experiment(place=115)
+EXPERIMENT = Experiment(
+    place=115,
+    published={
+        "Morcos et al. 2018, figure 1 (no numbers in the text)": PublishedTable(
+            ("published",),
+            {"sorted coefficients": ("some directions converge early, others stay at the level of noise",)},
+        )
+    },
+)
 
 
 @dataclasses.dataclass(frozen=True)

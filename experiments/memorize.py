@@ -19,7 +19,7 @@ from experiments.defaults import optional
 from experiments.features import FeatureSettings, in_blocks, parse_measures
 from experiments.folders import RunSettings, run_folder
 from experiments.memorize_summary import GROUPS, PAIR, conclusion, format_means, group_table
-from experiments.registry import Experiment
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
@@ -36,7 +36,15 @@ ACCURACY = Schema("accuracy", {"group": str, "seed": int}, ("train", "test"), re
 EPOCHS = {"digits": 40}  # enough to fit permuted labels, by data set
 DEFAULT_EPOCHS = 100  # for other data sets
 
-EXPERIMENT = Experiment(place=100)
+EXPERIMENT = Experiment(
+    place=100,
+    published={
+        "PWCCA distance of equal layers on CIFAR-10, Morcos et al. 2018 (about)": PublishedTable(
+            ("layer 5", "layer 8", "layer 10"),
+            {"generalizing": (0.28, 0.45, 0.42), "memorizing": (0.34, 0.60, 0.61), "across": (0.34, 0.59, 0.63)},
+        )
+    },
+)
 
 
 @dataclasses.dataclass(frozen=True)

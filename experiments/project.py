@@ -16,7 +16,7 @@ import pandas as pd
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.folders import RunSettings, clean_accuracy
-from experiments.registry import Experiment
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import split
 from experiments.summary import Summary
 from symjax import plots, zoo
@@ -33,7 +33,19 @@ from symjax.training import percent
 
 KEY = {"seed": int, "partner": int, "layer_index": int, "method": str, "directions": int}
 ROWS = Schema("results", KEY, ("layer", "channels", "accuracy", "clean_accuracy"), order=("layer_index", "seed"))
-EXPERIMENT = Experiment(place=120)
+EXPERIMENT = Experiment(
+    place=120,
+    published={
+        "accuracy on the first directions of a layer (figures without numbers in the text)": PublishedTable(
+            ("published",),
+            {
+                "Raghu et al. 2017, figure 2, CIFAR-10": ("few SVCCA directions keep the accuracy",),
+                "tutorial 003 of google/svcca, MNIST": ("PLS performed best, of PLS, PCA and CCA",),
+            },
+        )
+    },
+    published_on=None,
+)
 LOSS = 1.0  # percentage points of accuracy that a sufficient number of directions may cost
 
 

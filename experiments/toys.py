@@ -21,7 +21,7 @@ import pandas as pd
 
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.registry import Experiment
+from experiments.registry import Experiment, PublishedTable
 from experiments.summary import Summary
 from symjax import plots
 from symjax.checks import integer_fields
@@ -33,7 +33,19 @@ from symjax.similarity import cca_similarity, pwcca, svcca
 from symjax.tables import interval_text
 
 ROWS = Schema("results", {"toy": str, "parameter": float, "run": int, "step": int, "measure": str}, ("value",))
-EXPERIMENT = Experiment(place=130)
+EXPERIMENT = Experiment(
+    place=130,
+    published={
+        "Morcos et al. 2018, figure 2 and appendix A2 (figures without numbers in the text)": PublishedTable(
+            ("published",),
+            {
+                "signal": ("PWCCA is more robust to noise than SVCCA, and SVCCA than the mean CCA",),
+                "rotation": ("CCA finds states equal through time; cosine and Euclidean distance do not",),
+            },
+        )
+    },
+    published_on=None,
+)
 SIGNAL_MEASURES = {"mean CCA": cca_similarity, "SVCCA": svcca, "PWCCA": pwcca}
 
 

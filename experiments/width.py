@@ -29,7 +29,7 @@ from symjax.errors import InputError
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.similarity import mean_over_pairs
-from symjax.tables import interval_text, mean, spell_interval
+from symjax.tables import interval_text, mean, spell_interval, welch_interval
 from symjax.training.loop import initial_member
 from symjax.zoo import Group, ZooConfig
 
@@ -174,9 +174,10 @@ def summarize(table: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     for (width, state), group in table.groupby(["width", "state"], sort=False):
         estimate = mean_over_pairs(group.value.to_numpy(), group[["model_a", "model_b"]].to_numpy())
         means = {"distance": estimate.estimate, "low": estimate.low, "high": estimate.high}
+        means |= {"standard_error": estimate.standard_error}
         of_width = accuracy[accuracy.width == width].accuracy
         rows.append(
-            {"width": width, "state": state, "channels": group.channels.iloc[0]}
+            {"width": width, "state": state, "channels": group.channels.iloc[0], "networks": len(of_width)}
             | {name: float(value) for name, value in means.items()}
             | {"accuracy": mean(of_width), "accuracy_interval": interval_text(of_width)}
         )
@@ -193,20 +194,31 @@ def grid(means: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusion(means: pd.DataFrame) -> str:
-    """Return the distances at both ends and the correlation of accuracy and distance over widths."""
-    parts = []
+    """Return how the distance changes from the narrowest to the widest networks, and its relation to the accuracy."""
+    lines = []
     for state in STATES:
         rows = means[means.state == state].sort_values("width")
         first, last = rows.iloc[0], rows.iloc[-1]
-        parts.append(
-            f"{state} {first.distance:.2f} at width {first.width} and {last.distance:.2f} at width {last.width}"
+        change, low, high = welch_interval(
+            last.distance - first.distance,
+            (first.standard_error, last.standard_error),
+            (first.networks - 1, last.networks - 1),
+        )
+        verdict = "falls" if high < 0 else "rises" if low > 0 else "no change is shown"
+        lines.append(
+            f"PWCCA distance of two networks, {state}: {first.distance:.3f} at width {first.width}, "
+            f"{last.distance:.3f} at width {last.width}, change {spell_interval(change, low, high, 3)} ({verdict})."
         )
     trained = means[means.state == "trained"]
-    text = f"PWCCA distance of two networks: {'; '.join(parts)}."
-    if len(trained) > 2:
-        relation = float(np.corrcoef(trained.accuracy, trained.distance)[0, 1])
-        text += f" Correlation of mean accuracy and distance over {len(trained)} widths: {relation:.2f}."
-    return text
+    if len(trained) > 2 and trained[["accuracy", "distance"]].nunique().min() > 1:
+        from scipy.stats import pearsonr  # imported here, because it is slow to import
+
+        relation = pearsonr(trained.accuracy, trained.distance)
+        lines.append(
+            f"Correlation of mean accuracy and distance of trained networks over {len(trained)} widths: "
+            f"{relation.statistic:.2f} (p = {relation.pvalue:.2g})."
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

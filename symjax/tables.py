@@ -58,12 +58,25 @@ def difference_interval(values, others, level: float = 0.95) -> tuple[float, flo
       level: of the interval, in (0, 1).
     """
     values, others = np.asarray(values, float), np.asarray(others, float)
-    a, b = (sample.var(ddof=1) / len(sample) for sample in (values, others))
-    difference = float(values.mean() - others.mean())
-    if not a + b > 0:  # constant samples, or NaN
+    errors = [sample.std(ddof=1) / math.sqrt(len(sample)) for sample in (values, others)]
+    return welch_interval(values.mean() - others.mean(), errors, [len(values) - 1, len(others) - 1], level)
+
+
+def welch_interval(difference: float, errors, freedoms, level: float = 0.95) -> tuple[float, float, float]:
+    """Return a difference of two independent estimates and the ends of Welch's t interval.
+
+    Args:
+      difference: of the estimates.
+      errors: the standard errors of both.
+      freedoms: the degrees of freedom of both errors.
+      level: of the interval, in (0, 1).
+    """
+    difference, squares = float(difference), np.square(errors)
+    total = float(squares.sum())
+    if not total > 0:  # constant samples, or NaN
         return difference, difference, difference
-    freedom = (a + b) ** 2 / (a**2 / (len(values) - 1) + b**2 / (len(others) - 1))
-    reach = _quantile_of_t(freedom, (1 + level) / 2) * math.sqrt(a + b)
+    freedom = total**2 / float((squares**2 / np.asarray(freedoms)).sum())
+    reach = _quantile_of_t(freedom, (1 + level) / 2) * math.sqrt(total)
     return difference, difference - reach, difference + reach
 
 

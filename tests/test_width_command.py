@@ -1,10 +1,12 @@
 """The width command: distances by width against an oracle, resume, the table, and messages about wrong flags."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_ind_from_stats
 from stitch_helpers import flags, scratch, trained
 
 import experiments.width
@@ -76,27 +78,32 @@ def test_distances_of_pairs(monkeypatch):
         np.testing.assert_allclose(row.value, (pwcca_distance(x, y) + pwcca_distance(y, x)) / 2, atol=1e-5)
 
 
-def test_the_correlation_is_over_widths():
-    pairs = [(0, 1), (0, 2), (1, 2)]
+@pytest.mark.parametrize(("noise", "verdict"), [(0.0, "falls"), (0.02, "falls"), (0.5, "no change is shown")])
+def test_conclusion(noise, verdict):
+    """The distance of trained networks falls with the width, that of initial ones rises; each pair adds noise."""
+    pairs, draws = [(0, 1), (0, 2), (1, 2)], np.random.default_rng(0).normal(size=(3, 3))
     rows = [
-        {
-            "width": width,
-            "state": state,
-            "model_a": a,
-            "model_b": b,
-            "value": value,
-            "layer": "relu1",
-            "channels": width,
-        }
-        for width, value in ((2, 0.5), (4, 0.3), (8, 0.2))
-        for state in ("trained", "initial")
-        for a, b in pairs
+        {"width": width, "state": state, "model_a": a, "model_b": b, "value": value + noise * draws[i, k]}
+        for i, (width, distance) in enumerate(((2, 0.5), (4, 0.3), (8, 0.2)))
+        for state, value in (("trained", distance), ("initial", 1 - distance))
+        for k, (a, b) in enumerate(pairs)
     ]
     accuracy = pd.DataFrame({"width": np.repeat([2, 4, 8], 3), "seed": [0, 1, 2] * 3})
-    means = summarize(pd.DataFrame(rows), accuracy.assign(accuracy=100 - 1000 / accuracy.width))
+    table = pd.DataFrame(rows).assign(layer="relu1", channels=2)
+    means = summarize(table, accuracy.assign(accuracy=100 - 1000 / accuracy.width))
     assert means.accuracy.tolist() == [-400.0] * 2 + [-150.0] * 2 + [-25.0] * 2
-    expected = np.corrcoef([-400, -150, -25], [0.5, 0.3, 0.2])[0, 1]
-    assert f"over 3 widths: {expected:.2f}" in conclusion(means)
+    trained_line, initial_line, correlation = conclusion(means).splitlines()
+    trained_means = means[means.state == "trained"]
+    estimates = [trained_means[name].to_numpy()[[0, 2]] for name in ("distance", "standard_error")]
+    (narrow, wide), errors = estimates
+    assert f", change {wide - narrow:.3f} [" in trained_line and trained_line.endswith(f"({verdict}).")
+    assert initial_line.endswith(f"({verdict.replace('falls', 'rises')}).")
+    if noise:  # Welch's test has the p-value .05 at the ends of the interval
+        low = float(re.search(r"\[(.*?),", trained_line)[1])
+        deviations = errors * np.sqrt(3)
+        p = ttest_ind_from_stats(wide - low, deviations[1], 3, narrow, deviations[0], 3, equal_var=False).pvalue
+        np.testing.assert_allclose(p, 0.05, atol=0.005)
+    assert f"over 3 widths: {np.corrcoef([-400, -150, -25], trained_means.distance)[0, 1]:.2f}" in correlation
 
 
 @pytest.mark.slow
