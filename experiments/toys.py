@@ -249,13 +249,16 @@ def grid(table: pd.DataFrame) -> pd.DataFrame:
 def conclusion(signal: pd.DataFrame, first: pd.DataFrame) -> str:
     """Return the similarities at half of the shared directions, and of the first state with the last one."""
     middle = sorted(signal.parameter.unique())[(signal.parameter.nunique() - 1) // 2]
-    rows = signal[signal.parameter == middle]
-    values = ", ".join(f"{name} {interval_text(group.value)}" for name, group in rows.groupby("measure", sort=False))
-    parts = []
+    lines = [f"With {middle:g} shared directions: {by_measure(signal[signal.parameter == middle])}."]
     for scale, group in first.groupby("parameter"):
-        cca, cosine = (interval_text(group[group.measure == name].value) for name in ("mean CCA", "cosine"))
-        parts.append(f"a = {scale:g}: CCA {cca}, cosine {cosine}")
-    return f"With {middle:g} shared directions: {values}. First and last state, {'; '.join(parts)}."
+        lines.append(f"First and last state, a = {scale:g}: {by_measure(group)}.")
+    return "\n".join(lines)
+
+
+def by_measure(table: pd.DataFrame) -> str:
+    """Return mean and interval of each measure as text."""
+    text = table.groupby("measure", sort=False).value.agg(interval_text)
+    return ", ".join(f"{name} {values}" for name, values in text.items())
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     signal = table[table.toy == "signal"].groupby(["parameter", "measure"]).value
     np.testing.assert_allclose(signal.mean()[6.0], 1, atol=1e-4)
     assert (signal.mean()[0.0] < 0.5).all()
-    assert "a = 0: CCA 1.00 [1.00, 1.00]" in capsys.readouterr().out
+    assert "a = 0: mean CCA 1.00 [1.00, 1.00], cosine" in capsys.readouterr().out
     for name in ("signal", "rotation"):
         assert Path("run", f"{name}.png").stat().st_size > 5000
     monkeypatch.setattr(experiments.toys, "signal_values", lambda *_, **__: None)  # nothing is computed again
