@@ -18,7 +18,7 @@ from symjax.imports import is_import_name
 ROOT = Path(__file__).parents[1]
 PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"python -m ((?:experiments|benchmarks)\.\w+)([^|;&<>()#\n]*)")
+COMMAND = re.compile(r'python -m ((?:experiments|benchmarks)\.\w+)((?:"[^"\n]*"|[^"|;&<>()#\n])*)')
 PYTEST = re.compile(r"python -m pytest ([^`\n]+)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OF_OTHERS = {"--xla", "--array", "--dist", "--help", "--nodes", "--signal", "--time"}  # SLURM, pytest, parsers and XLA
