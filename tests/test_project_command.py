@@ -9,8 +9,9 @@ from stitch_helpers import SEEDS, flags, scratch, trained
 
 import experiments.project
 from experiments.command import run_command
-from experiments.project import sufficient
+from experiments.project import about_a_quarter, conclusion, grid
 from symjax.ops import files
+from symjax.tables import interval_text
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +60,20 @@ def test_the_command(capsys, monkeypatch):
     assert "All results exist" in capsys.readouterr().out
 
 
-def test_sufficient_directions_are_counted_from_the_end():
-    accuracy = {0: 10.0, 1: 99.5, 2: 50.0, 4: 99.2, 8: 100.0}
-    table = pd.DataFrame({"directions": accuracy.keys(), "accuracy": accuracy.values()})
-    table = table.assign(layer="relu1", method="pca", seed=0, channels=8, clean_accuracy=100.0)
-    assert sufficient(table).needed.tolist() == [4]
-    assert sufficient(table.assign(clean_accuracy=102.0)).needed.tolist() == [9]
+def test_tables_have_about_a_quarter_of_the_channels():
+    accuracy = {("relu1", "pca", 1): 70, ("relu1", "pca", 2): 80, ("relu1", "pca", 8): 98, ("relu1", "cca", 2): 70}
+    accuracy |= {("relu2", "pca", 2): 30, ("relu2", "pca", 6): 90, ("relu2", "cca", 2): 20}  # a tie: the smaller one
+    table = pd.DataFrame(
+        [(*key, value) for key, value in accuracy.items()], columns=["layer", "method", "directions", "x"]
+    )
+    table = table.assign(channels=table.layer.map({"relu1": 8, "relu2": 16}), clean_accuracy=98.0)
+    rows = about_a_quarter(
+        pd.concat([table.assign(seed=seed, accuracy=table.x + change) for seed, change in ((0, 0.0), (1, 2.0))])
+    )
+    assert grid(rows).columns.tolist() == ["relu1 (2 of 8)", "relu2 (2 of 16)"]
+    assert grid(rows).loc["cca"].tolist() == [interval_text([70, 72], 1), interval_text([20, 22], 1)]
+    means = f"pca {interval_text([55, 57], 1)}, cca {interval_text([45, 47], 1)}. Accuracy of the networks 98.0 [98.0"
+    assert means in conclusion(rows)
 
 
 @pytest.mark.parametrize(
