@@ -273,3 +273,6 @@ def test_mean_curves_show_all_means_and_cut_wide_intervals():
     figure = mean_curves(bounds, interval=("low", "high"), xscale="log", **options)
     (band,) = figure.axes[0].collections
     assert set(band.get_paths()[0].vertices[:, 1]) == {1.0, 2.0} and figure.axes[0].get_xscale() == "log"
+    figure.canvas.draw()
+    (low, high), labels = figure.axes[0].get_ylim(), [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert low < 1 and high > 80 and {"1", "2", "4", "8"} <= set(labels)

@@ -34,8 +34,8 @@ def mean_curves(
 ) -> Figure:
     """Draw a panel per value of `panel` with a curve over `x` per value of `line`.
 
-    Curves are means of the rows that agree in panel, line and x; bands are 95 % confidence intervals by Student's t, or
-    those of columns of the table.
+    Curves are means of the rows that agree in panel, line and x; bands are 95 % confidence intervals by Student's t,
+    cut where they exceed the range of the curves, or those of columns of the table.
 
     Args:
       table: columns `x`, `y`, `line` and `panel`; panels and lines are drawn in the order of the rows.
@@ -46,7 +46,7 @@ def mean_curves(
       ordered: whether the lines have an order, which their colours then show.
       sharey: whether all panels have the same vertical axis.
       interval: names of columns with the ends of the bands, for a table with one row for each point of a curve.
-      xscale: "linear" or "log", which then shows each value of x as a power of 2.
+      xscale: "linear" or "log", with ticks at powers of 2.
 
     Returns:
       The figure.
@@ -87,6 +87,7 @@ def mean_curves(
             axes.set_title(str(name), fontsize=9)
             if xscale == "log":
                 axes.set_xscale("log", base=2)
+                axes.xaxis.set_major_formatter("{x:g}")
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(5, integer=bool((table[x] % 1 == 0).all())))
         limits = [axes.get_ylim() for axes in grid.flat]  # those of the curves, so that wide intervals are cut off
@@ -94,7 +95,8 @@ def mean_curves(
             axes = grid.flat[panels.index(name)]
             axes.fill_between(positions, low, high, color=styles[label]["color"], alpha=0.2, linewidth=0)
         for axes, limit in zip(grid.flat, limits, strict=True):
-            axes.set_ylim(limit)
+            if interval is None:
+                axes.set_ylim(limit)
         for axes in bottom_axes(grid):
             axes.set_xlabel(xlabel)
         return finish(figure, path, ax, grid, title=title, ylabel=ylabel, legend={})
