@@ -10,6 +10,8 @@ results.
 import dataclasses
 import itertools
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -150,12 +152,10 @@ def cluster(distances: pd.DataFrame, count: int) -> np.ndarray:
     return fcluster(linkage(squareform(distances.to_numpy()), "average"), count, "maxclust")
 
 
-def agreement(clusters: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """Return the adjusted Rand index of two partitions and the p-value of a permutation test, one-sided."""
-    from sklearn.metrics import adjusted_rand_score
-
-    observed, generator = adjusted_rand_score(groups, clusters), np.random.default_rng(0)
-    drawn = [adjusted_rand_score(groups, generator.permutation(clusters)) for _ in range(DRAWS)]
+def permutation_test(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> tuple[float, float]:
+    """Return the statistic of the groups and its one-sided p-value, by permutations of the groups."""
+    observed, generator = statistic(groups), np.random.default_rng(0)
+    drawn = [statistic(generator.permutation(groups)) for _ in range(DRAWS)]
     return float(observed), (1 + sum(value >= observed - 1e-12 for value in drawn)) / (1 + DRAWS)
 
 
@@ -170,30 +170,30 @@ def group_means(distances: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
 
 
 def cluster_table(clusters: pd.DataFrame) -> pd.DataFrame:
-    """Return the accuracy and the clusters of the networks of each learning rate."""
-    grouped = clusters.groupby("learning_rate", sort=True)
-    table = pd.DataFrame(
-        {
-            "accuracy": grouped.accuracy.agg(interval_text),
-            "networks in clusters": grouped.cluster.agg(
-                lambda members: ", ".join(f"{count} in {name}" for name, count in members.value_counts().items())
-            ),
-        }
-    )
-    return table.rename(index=repr).rename_axis(index=None)
+    """Return the accuracy and the number of networks in each cluster, by learning rate."""
+    accuracy = clusters.groupby("learning_rate").accuracy.agg(interval_text).rename("accuracy")
+    counts = pd.crosstab(clusters.learning_rate, clusters.cluster).add_prefix("cluster ")
+    return pd.concat([accuracy, counts], axis=1).rename(index=repr).rename_axis(index=None)
 
 
 def conclusion(clusters: pd.DataFrame, distances: pd.DataFrame) -> str:
     """Return how far clusters agree with learning rates, and the distances within and between learning rates."""
-    index, p = agreement(clusters.cluster.to_numpy(), pd.factorize(clusters.learning_rate)[0])
-    rates = clusters.learning_rate.to_numpy()
-    equal = rates[:, None] == rates[None]
-    upper = np.triu(np.ones_like(equal), 1)
-    within, between = (distances.to_numpy()[upper & mask].mean() for mask in (equal, ~equal))
+    from sklearn.metrics import adjusted_rand_score
+
+    rates, values = pd.factorize(clusters.learning_rate)[0], distances.to_numpy()
+    upper = np.triu(np.ones(values.shape, bool), 1)
+
+    def means(groups: np.ndarray) -> list[float]:
+        equal = groups[:, None] == groups[None]
+        return [values[upper & mask].mean() for mask in (equal, ~equal)]
+
+    index, p = permutation_test(partial(adjusted_rand_score, clusters.cluster.to_numpy()), rates)
+    gap, gap_p = permutation_test(lambda groups: float(np.subtract(*means(groups)[::-1])), rates)
+    within, between = means(rates)
     return (
-        f"Adjusted Rand index of clusters and learning rates {index:.2f} (1: equal; 0: as by chance; permutation test "
+        f"Adjusted Rand index of clusters and learning rates {index:.2f} (1: equal; 0: as by chance; permutation test: "
         f"p = {p:.2g}). Mean distance {within:.3f} between networks of one learning rate, {between:.3f} between "
-        "networks of different ones."
+        f"networks of different ones (difference {gap:.3f}, permutation test: p = {gap_p:.2g})."
     )
 
 

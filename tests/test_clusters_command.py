@@ -1,6 +1,7 @@
 """The clusters command: planted clusters, resume, the table, and messages about wrong flags."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -12,7 +13,7 @@ from test_width_command import zoo_flags
 
 import experiments.clusters
 import experiments.layer_distances
-from experiments.clusters import agreement, cluster, conclusion, group_means, zoo_groups
+from experiments.clusters import cluster, cluster_table, conclusion, group_means, zoo_groups
 from experiments.command import run_command
 from symjax import pwcca_distance, zoo
 from symjax.ops import files
@@ -26,18 +27,27 @@ def planted(gap, count=6):
     return pd.DataFrame(np.abs(points[:, None] - points[None])), pd.Series(rates)
 
 
+def concluded(gap):
+    """Return the adjusted Rand index, the difference of distances and both p-values in the conclusion."""
+    distances, rates = planted(gap)
+    text = conclusion(pd.DataFrame({"learning_rate": rates, "cluster": cluster(distances, 3)}), distances)
+    number = r"(-?[\d.e-]*\d)"
+    pattern = rf"rates {number} .*?p = {number}\).*difference {number}, permutation test: p = {number}\)\.$"
+    return [float(value) for value in re.search(pattern, text).groups()]
+
+
 @pytest.mark.slow
 def test_planted_clusters_are_found_and_others_are_not():
+    index, p, difference, difference_p = concluded(50.0)
+    assert index == 1.0 and p < 0.01 and 60 < difference < 70 and difference_p < 0.01
     distances, rates = planted(50.0)
-    index, p = agreement(cluster(distances, 3), pd.factorize(rates)[0])
-    assert index == 1.0 and p < 0.01
-    table = pd.DataFrame({"learning_rate": rates, "cluster": cluster(distances, 3)})
-    assert "learning rates 1.00 (1: equal" in conclusion(table, distances)
     means = group_means(distances, rates).astype(float)
     assert (np.diag(means) < 3).all() and means.iloc[0, 2] > 90
-    distances, rates = planted(0.0)
-    index, p = agreement(cluster(distances, 3), pd.factorize(rates)[0])
-    assert abs(index) < 0.3 and p > 0.05
+    table = pd.DataFrame({"learning_rate": rates, "cluster": cluster(distances, 3), "accuracy": 90.0})
+    counts = cluster_table(table).drop(columns="accuracy")
+    assert counts.shape == (3, 3) and sorted(counts.to_numpy().ravel()) == [0] * 6 + [6] * 3
+    index, p, difference, difference_p = concluded(0.0)
+    assert abs(index) < 0.3 and p > 0.05 and abs(difference) < 0.5 and difference_p > 0.05
 
 
 def command(*others):

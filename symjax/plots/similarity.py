@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -167,6 +168,8 @@ def distance_matrix(
 ) -> Figure:
     """Draw a distance matrix as a heat map with lines between groups of models.
 
+    The colours cover the distances of different models; the diagonal is blank.
+
     Args:
       distances: (models, models), in the order in which they are drawn; groups are consecutive.
       groups: the name of the group of each model.
@@ -201,7 +204,8 @@ def distance_matrix(
         side = min(7.0, 2.2 + 0.11 * len(names))
         figure, grid = make_axes(ax, (1, 1), (side + 0.8, side))
         axes = grid[0, 0]
-        heatmap(distances, ax=axes, cmap="viridis_r", vmin=0.0, square=True, cbar_kws={"label": label})
+        same = np.eye(len(names), dtype=bool) & (len(names) > 1)
+        heatmap(distances, ax=axes, cmap="viridis_r", mask=same, square=True, cbar_kws={"label": label})
         for start in starts[1:]:
             axes.axhline(start, color="white", linewidth=1)
             axes.axvline(start, color="white", linewidth=1)
