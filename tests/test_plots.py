@@ -8,7 +8,7 @@ import pytest
 from campaign import slow
 from matplotlib.container import BarContainer
 
-from symjax.plots import chosen_values, curves, freezing, mean_curves, over_layers, penalties, sparsity
+from symjax.plots import chosen_values, curves, distance_matrix, freezing, mean_curves, over_layers, penalties, sparsity
 from symjax.plots.style import distinct_styles
 
 
@@ -276,3 +276,12 @@ def test_mean_curves_show_all_means_and_cut_wide_intervals():
     figure.canvas.draw()
     (low, high), labels = figure.axes[0].get_ylim(), [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert low < 1 and high > 80 and {"1", "2", "4", "8"} <= set(labels)
+
+
+def test_colours_of_a_distance_matrix_are_those_of_different_models():
+    distances = pd.DataFrame([[0, 0.5, 0.6], [0.5, 0, 0.4], [0.6, 0.4, 0]])
+    (image,) = distance_matrix(distances, ["a", "a", "b"]).axes[0].collections
+    np.testing.assert_array_equal(np.ma.getmaskarray(image.get_array()).reshape(3, 3), np.eye(3, dtype=bool))
+    assert image.get_clim() == (0.4, 0.6)
+    (image,) = distance_matrix(distances.iloc[:1, :1], ["a"]).axes[0].collections
+    assert image.get_array().ravel().tolist() == [0]
