@@ -198,10 +198,10 @@ def random_key(settings: Settings, point: int, seed: int) -> jax.Array:
 
 def about_a_quarter(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of each layer with the number of directions that is nearest to a quarter of its channels."""
-    numbers = table.groupby("layer").apply(
-        lambda rows: min(rows.directions.unique(), key=lambda k: (abs(k - rows.channels.iloc[0] / 4), k)),
-        include_groups=False,
-    )
+    numbers = {
+        layer: min(rows.directions.unique(), key=lambda k, quarter=rows.channels.iloc[0] / 4: (abs(k - quarter), k))
+        for layer, rows in table.groupby("layer")
+    }
     return table[table.directions == table.layer.map(numbers)]
 
 
