@@ -75,7 +75,8 @@ def main(settings: Settings) -> Summary:
         counts = table.drop_duplicates(["seed", "epoch", "layer"])
         text = counts.groupby(["layer", "epoch"], sort=False).significant.agg(lambda n: interval_text(n, 1))
         counts_table = text.unstack("epoch")[list(history.epochs)].loc[history.layers].rename_axis(index=None)
-        caption = f"correlations that differ from zero (Bartlett's test, level .05), {over_networks(len(history.zoo))}"
+        over = over_networks(len(history.zoo), "mean and 95 % interval")
+        caption = f"correlations that differ from zero (Bartlett's test, level .05), {over}"
         return Summary(
             folder, history.title, conclusion(table, history.layers), {caption: counts_table}, ("coefficients",)
         )
