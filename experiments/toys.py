@@ -5,7 +5,7 @@ directions by their share of the representation, is more robust to the noise tha
 rotation: states of recurrent networks h' = W h + a sigmoid(V h) + b, with a rotation W, compared with the last state.
 For small a the states of all steps are linear functions of each other: CCA is 1 through time, the cosine is not.
 
-By default the command takes about a minute. Running the same command again recomputes nothing; more runs, numbers of
+By default the command takes half a minute. Running the same command again recomputes nothing; more runs, numbers of
 shared directions or scales extend the results.
 """
 
