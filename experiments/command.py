@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import gc
 import math
 import os
 import shlex
@@ -41,6 +42,8 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     module = sys.modules[main.__module__]
     name = f"experiments.{Path(module.__file__).stem}"  # __name__ is "__main__", and a script has no __spec__
     parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
+    gc.freeze()  # what is imported stays
+    gc.enable()
     try:
         parallel.use_cores()
         keep_programs()

@@ -81,3 +81,20 @@ def test_threads_can_use_a_package_first_at_the_same_time():
 def test_commands_use_one_thread_of_openblas():
     script = "import os; os.environ.pop('OPENBLAS_NUM_THREADS', 0); import experiments, numpy, threadpoolctl; "
     assert run(script + "print({pool['num_threads'] for pool in threadpoolctl.threadpool_info()})").stdout == "{1}\n"
+
+
+def test_commands_collect_garbage_after_their_imports(tmp_path):
+    own = """
+        import dataclasses, gc, sys
+        sys.argv[0] = sys.argv[1]  # "-m", as `python -m` has it while it imports the package of a command
+        import experiments.command
+        print(gc.isenabled())
+        Settings = dataclasses.make_dataclass("Settings", [])
+        def main(settings):
+            print(gc.isenabled())
+        experiments.command.run_command(main, Settings, [])
+    """
+    (tmp_path / "own.py").write_text(textwrap.dedent(own))
+    for program, during_imports in (("-m", "False"), ("script.py", "True")):
+        script = f"import sys; sys.argv = ['', {program!r}]; sys.path.insert(0, {str(tmp_path)!r}); import own"
+        assert run(script).stdout.split() == [during_imports, "True"]
