@@ -96,9 +96,8 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
         stitch, state = item
         tail = Member(pair.b.params, state)
         outputs, _ = stitched_output(plan.network_b, tail, carried, stitch, point, "inference")
-        # Per example, since means exclude padding. Without the barrier the compiler fuses the losses into the loop that
-        # stores their sum, whose code is then half of the program.
-        losses = lax.optimization_barrier(jax.vmap(example_loss)(outputs, batch.labels))
+        # Per example, since means exclude padding.
+        losses = jax.vmap(example_loss)(outputs, batch.labels)
         agreement = None if classes_b is None else total_score(outputs, classes_b, batch.mask)
         return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask), agreement)
 
