@@ -59,6 +59,7 @@ def test_stacked_pairs_are_their_own_lines():
     np.testing.assert_allclose(both.train_loss[1], second.train_loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_positions_in_groups_of_limited_memory(monkeypatch):
     a, b, groups = member(1), member(2), parallel.groups
     whole, calls = barrier(NET, a, b, DATA, ts=5), []

@@ -62,7 +62,7 @@ def test_values_are_those_of_permuted_representations(measure, size):
 
 
 @pytest.mark.parametrize("name", ["lcs_knn", "edit_knn", "rank_similarity", "mutual_knn", "information_imbalance"])
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 def test_values_of_permuted_representations_with_ties(name):
     """Lists of neighbours have examples at equal distances in the order of the permuted examples."""
     measure = MEASURES[name]
@@ -191,11 +191,13 @@ def test_type_one_error_of_the_best_of_many_layers(sets):
     assert within_binomial(best, 0.05, sets) and within_binomial(mean, 0.05, sets) and smallest > 0.15
 
 
+@pytest.mark.slow
 def test_power():
     for name in ("cka", "cca", "procrustes"):
         assert rejections(name, *normals(50, 60, (4, 3), share=1.5), 19)[0] > 0.9
 
 
+@pytest.mark.slow
 def test_calibration_removes_the_bias_of_few_examples():
     """With more neurons than examples biased CKA is near 1 for unrelated data; its calibrated value is 0."""
     x, y = (z[0] for z in normals(1, 16, (200, 200)))

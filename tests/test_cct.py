@@ -157,6 +157,7 @@ def test_bfloat16():
 # --- training ---
 
 
+@pytest.mark.slow
 def test_nothing_is_dropped_in_evaluation_or_at_rate_0():
     still = {"attention_dropout": 0.0, "stochastic_depth": 0.0}
     dropping, plain = drawn("cct2", dropout=0.5, **SMALL), drawn("cct2", **SMALL, **still)

@@ -100,6 +100,7 @@ def test_feature_sampled_cka():
     np.testing.assert_allclose(feature_sampled_cka(maps, y), flat, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_few_neurons_do_not_make_cka_smaller():
     """Neurons of one population with 20 dimensions: CKA of d neurons is about d / (d + 20), without this bias 1."""
     values = [[fn(*population(150, (20, 20), seed=seed)) for fn in (cka, feature_sampled_cka)] for seed in range(24)]

@@ -259,6 +259,7 @@ def test_constant_input_has_no_similarity():
     assert np.isnan(channel_normalized_cka(constant, y))
 
 
+@pytest.mark.slow
 def test_dead_and_duplicate_channels():
     x, y = data()
     expected = cka(x, y)

@@ -69,6 +69,7 @@ def test_three_networks(monkeypatch, capsys):
     assert len(calls) == 3 and len(table) == 16
 
 
+@pytest.mark.slow
 def test_intervals_of_selected_layers_and_joined_examples(capsys):
     np.savez("d.npz", relu2=NETWORKS["a"]["relu2"][::-1], ids=np.arange(20)[::-1])
     flags = ["--measures", MEASURE, "--resamples", 8, "--permutations", 4, "--select", "relu2", "--join", "inner"]

@@ -200,6 +200,7 @@ def start(folder, mode):
     return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), mode, here], env=environment)
 
 
+@pytest.mark.slow
 def test_two_writers_at_once(tmp_path):
     # Each waits, in the middle of decoding, until the other is there as well.
     writers = [start(tmp_path, "together") for _ in range(2)]

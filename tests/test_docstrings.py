@@ -34,7 +34,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.few(50)
+@pytest.mark.few(35)
 def test_example_runs(name):
     output = []
     failed, _ = doctest.DocTestRunner().run(EXAMPLES[name], out=output.append)

@@ -62,6 +62,7 @@ def test_equal_sizes_agree_with_the_full_transform(shape):
     np.testing.assert_allclose(fourier_cca_similarity(x, y), full.mean(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_different_sizes_meet_at_common_frequencies():
     x, y = maps(4, 6, 3, 1), maps(7, 6, 2, 2)
     result = fourier_cca(x, y)
@@ -114,6 +115,7 @@ def test_matrices_are_maps_of_one_pixel():
     np.testing.assert_allclose(result.correlations[0, 0], cca(x, y).correlations, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_frequencies_without_signal_are_left_out():
     x, y = maps(1, 1, 3, 1), maps(4, 4, 2, 2)
     flat = np.broadcast_to(x, (EXAMPLES, 4, 4, 3))  # nothing but the frequency 0

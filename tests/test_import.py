@@ -45,6 +45,7 @@ def test_the_list_of_commands_imports_none():
     assert [line.split()[0] for line in lines] == sorted(COMMANDS) and all(len(line.split()) > 3 for line in lines)
 
 
+@pytest.mark.slow
 def test_packages_are_imported_when_they_are_first_used():
     script = "import sys; from symjax import plots; print('matplotlib' in sys.modules); plots.penalties; import symjax"
     printed = run(f"{script}; print('matplotlib' in sys.modules, symjax.plots.penalties is plots.penalties)").stdout

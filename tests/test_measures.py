@@ -100,7 +100,7 @@ def test_entry_is_complete(measure):
 
 @each
 @pytest.mark.parametrize("invariance", INVARIANCES)
-@pytest.mark.few(26)
+@pytest.mark.few(20)
 def test_invariance_is_as_claimed(measure, invariance, either):
     x, y = either
     if invariance == "cyclic_shift" and x.ndim == 2:
@@ -177,6 +177,7 @@ def assert_within(value, ends):
 
 
 @each
+@pytest.mark.few(15)
 def test_identical_inputs_reach_the_end_of_the_range(measure, pair):
     x, y = pair
     same, different = float(measure.fn(x, x)), float(measure.fn(x, y))

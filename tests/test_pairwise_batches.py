@@ -47,6 +47,7 @@ def test_every_measure_has_its_value_for_one_batch():
 
 
 @pytest.mark.parametrize("options", [{"alpha": 0.5}, {"alpha": 0.5, "center": False}])
+@pytest.mark.few(1)
 def test_partial_whitening_depends_on_the_norm_of_all_examples(options):
     models = {"x": layer(3) + 1, "y": layer(4)}
     result = pairwise_batches(
@@ -72,6 +73,7 @@ def test_maps_of_several_sizes_and_minibatches():
     np.testing.assert_allclose(result, stream.finalize(state), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fewer_examples_than_features_in_all():
     models = {name: layer(width)[:12] for name, width in (("x", 4), ("y", 4), ("z", 5))}
     result = pairwise_batches([{k: x[:5] for k, x in models.items()}, {k: x[5:] for k, x in models.items()}], "cca")
@@ -89,6 +91,7 @@ def test_models_with_other_layers():
     np.testing.assert_allclose(result.values[0, 0, 1, 1], expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_tokens_and_options():
     tokens = np.float32(RNG.standard_normal((48, 3, 4)))
     batches = [{"layer": tokens[:24]}, {"layer": tokens[24:]}]

@@ -66,6 +66,7 @@ def test_zero_channels_change_no_value_where_that_is_claimed(measure):
 
 
 @pytest.mark.parametrize("measure", ["pls", "permutation_procrustes_distance"])
+@pytest.mark.few(1)
 def test_programs_are_compiled_for_buckets_and_not_for_pairs(measure):
     events = []
 
@@ -195,6 +196,7 @@ def test_blocks_do_not_change_values(monkeypatch):
     np.testing.assert_allclose(pairwise(MODELS, "cka", memory=1).values, values, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_few_examples_name_layers():
     models = {"a": {"x": layer(30)}, "b": {"x": layer(3), "y": layer(31)}}
     with pytest.warns(FewExamplesWarning, match="^cca: few examples for layers 'x' and 'x', 'x' and 'y', 'y' and 'y'"):

@@ -28,6 +28,7 @@ def by_scikit_learn(x, y, fold_of, ridge):
 
 
 @pytest.mark.parametrize("ridge", [0, 1e-3, 0.3])
+@pytest.mark.few(1)
 def test_predictivity_is_that_of_scikit_learn(ridge):
     x, y = pair()
     labels = np.random.default_rng(1).permutation(np.repeat([2, 3, 9, 11], 10))
@@ -39,6 +40,7 @@ def test_predictivity_is_that_of_scikit_learn(ridge):
     np.testing.assert_allclose(both, (expected + back) / 2, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_more_features_than_examples():
     x, y = pair(20, 50, 3)
     fold_of = np.arange(20) % 5

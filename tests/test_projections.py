@@ -69,6 +69,7 @@ def test_cca_keeps_shared_directions_and_pca_keeps_variance():
         assert np.isclose(np.var(kept - shared[:, 0]) / np.var(shared), error, atol=0.1), method
 
 
+@pytest.mark.slow
 def test_pixels_are_samples():
     maps, other = X[:192].reshape(12, 4, 4, 6), Y[:192].reshape(12, 4, 4, 5)
     for method in METHODS:

@@ -61,7 +61,7 @@ QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] n
 
 
 @pytest.mark.parametrize("name", [name for name in QUICK if name not in COSTLY])
-@pytest.mark.few(50)
+@pytest.mark.few(35)
 def test_right_arguments_do(name, monkeypatch):
     """So that what is refused below is refused for what is thrown; those left out have tests of their values."""
     function, arguments = called(name)

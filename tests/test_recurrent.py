@@ -70,6 +70,7 @@ def test_values_equal_the_formulas_in_numpy(kind):
         np.testing.assert_array_equal(network.tail(member, network.front(member, TOKENS, name), name), whole)
 
 
+@pytest.mark.slow
 def test_dropout_masks_are_equal_at_all_positions_and_drop_whole_tokens():
     rngs = {"params": 0, "dropout": 1}
     options = {"layers": 1, "width": 40, "classes": 30, "rngs": nnx.Rngs(**rngs)}

@@ -130,6 +130,7 @@ def test_coverage_of_the_bootstrap():
         assert least <= np.mean((bars.low <= planted) & (planted <= bars.high)) <= most
 
 
+@pytest.mark.slow
 def test_keys_blocks_and_names():
     x, y = data()
     first, again = (error_bars("pls", x, y, KEY, 20) for _ in range(2))

@@ -110,6 +110,7 @@ def test_a_tail_can_undo_what_commutes_with_the_activation(model, kind, undone, 
     assert error < 1e-5 if undone else error > 0.01
 
 
+@pytest.mark.slow
 def test_features_before_an_activation():
     network = models.create("rotate_tiny_norm", image_size=8)
     member, images = jax.jit(network.init)(key()), np.random.default_rng(0).normal(size=(5, 8, 8, 3))

@@ -71,7 +71,7 @@ def measures_with_mask():
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 @pytest.mark.parametrize("name", measures_with_mask())
-@pytest.mark.few(9)
+@pytest.mark.few(6)
 def test_every_measure_takes_masks(name):
     fn = similarity.MEASURES[name].fn
     x, y = soiled(TOKENS, MASK), soiled(OTHER, MASK)
@@ -126,6 +126,7 @@ def test_masks_of_pairs_must_have_the_shape_of_the_maps():
                 symjax.compare(*models.values(), "cka", mask=wrong, samples="pool")
 
 
+@pytest.mark.slow
 def test_a_mask_does_not_matter_to_vectors():
     x, y = soiled(TOKENS, MASK), OTHER[:, 0]
     expected = symjax.cka(x, y, samples="pool", mask=MASK)
@@ -142,6 +143,7 @@ RESAMPLING = (symjax.error_bars, symjax.permutation_test, symjax.calibrate)
 
 
 @pytest.mark.parametrize("samples", REDUCING[1:])
+@pytest.mark.few(1)
 def test_resampling_takes_masks(samples):
     x, y, key = soiled(TOKENS, MASK), soiled(OTHER, MASK), jax.random.key(0)
     matrices = as_pair(x, y, samples, MASK)
@@ -177,7 +179,7 @@ def test_resampling_refuses_what_does_not_fit():
 
 
 @pytest.mark.parametrize("samples", REDUCING)
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_streams_take_masks_of_positions(samples):
     x, y, mask = (
         np.tile(soiled(TOKENS, MASK), (4, 1, 1)),

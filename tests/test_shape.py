@@ -194,6 +194,7 @@ def rotation_of(angles):
     return np.linalg.solve(np.eye(3) + skew - skew.T, np.eye(3) - skew + skew.T)  # Cayley
 
 
+@pytest.mark.slow
 def test_stochastic_shape_distance_is_a_minimum_over_rotations():
     x, y = stochastic(), stochastic(seed=1, r=20)
     y = 0.5 * y + 0.8 * x[:, :20] @ ortho_group.rvs(3, random_state=2)

@@ -187,6 +187,7 @@ def test_nan_is_reported():
 
 
 @pytest.mark.parametrize("function", [soft_matching, soft_matching_distance])
+@pytest.mark.few(1)
 def test_mistakes(function):
     x, y = data(3, 4)
     for arguments, message in [

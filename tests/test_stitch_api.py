@@ -123,6 +123,7 @@ def test_points_of_one_network_of_flax_nnx():
     assert titles == ["relu1", "relu1 to relu2", "relu2 to relu1"]
 
 
+@pytest.mark.slow
 def test_one_point_of_one_network_is_the_commands_sweep():
     """The same numbers to the last bit, and no columns for a second point."""
     assert inspect.signature(symjax.stitch).parameters["families"].default == "full,rank1,birkhoff"

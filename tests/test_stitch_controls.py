@@ -31,6 +31,7 @@ from symjax.stitching.summary import agreement_table, distinguished, gap_table
 # --- noise ---
 
 
+@pytest.mark.slow
 def test_noise_clusters_by_class_and_depends_on_the_example_alone():
     x = np.random.RandomState(0).randn(400, 3).astype(np.float32)
     classes, key = jnp.arange(400) % 2, jax.random.key_data(jax.random.key(1))
@@ -87,6 +88,7 @@ def test_a_control_that_must_fail_does_and_the_same_front_is_not_distinguished()
     )
 
 
+@pytest.mark.slow
 def test_losses_on_features_are_their_mean_squared_errors():
     network, a = of_nnx(lambda rngs: MLP(4, rngs), 0, (5,))
     b = network.init(jax.random.key(1))

@@ -167,6 +167,7 @@ def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, c
     assert contents(tmp_path / "a") == before
 
 
+@pytest.mark.slow
 def test_without_out_settings_have_folders_of_their_own(fake, tmp_path, monkeypatch):
     for others in ([], ["--stitch-epochs", "3"], ["--pair-seed", "1"], ["--families", "full"], ["--layers", "relu2"]):
         argv = [*flags(scratch()), "--pairs", "1", *others]

@@ -61,6 +61,7 @@ def residual():
     return network, Member(params, jax.tree.map(draw, stats))
 
 
+@pytest.mark.slow
 def test_inside_a_residual_block_the_branch_alone_is_stitched(residual):
     network, member = residual
     images = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))

@@ -69,6 +69,7 @@ def test_layers_are_those_of_the_state_and_of_channels_chosen_by_seed():
             assert max(of_channel.min() for of_channel in errors) < 1e-5 and channels == sorted(set(channels))
 
 
+@pytest.mark.slow
 def test_distances_of_pairs(monkeypatch):
     features = np.random.default_rng(0).normal(size=(3, 20, 4)).astype(np.float32)
     monkeypatch.setattr(experiments.width, "layer_features", lambda *_: features)

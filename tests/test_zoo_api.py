@@ -119,6 +119,7 @@ def test_a_zoo_of_any_network(name):
     np.testing.assert_allclose(features[1], network.features(trained.member(1), inputs)[point.name], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_equinox_enters_as_a_function():
     equinox = pytest.importorskip("equinox")
 

@@ -134,6 +134,7 @@ def test_a_damaged_snapshot_is_an_error(snapshot_folder, tmp_path):
     assert_same(zoo.load(folder).members, zoo.load(snapshot_folder).members)
 
 
+@pytest.mark.slow
 def test_merged_members_bring_their_snapshots(snapshot_folder, plain_folder, tmp_path):
     with runs.open_folder(tmp_path / "zoo", "zoo", CONFIG.document(DATASET)) as folder:
         merge_members([plain_folder], folder)
