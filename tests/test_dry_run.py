@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 import test_any_flags
 from broden_helpers import write_broden
@@ -220,3 +221,11 @@ def test_matrices_of_every_layer_are_counted(phases):
     at_once = phases["matrices"].at_once  # of two devices, at both layers
     assert at_once == 2 * 3 and phases["matrices"].memory.per_member > 0
     assert phases["members to train"].to_do == 2
+
+
+@pytest.mark.slow
+def test_a_rehearsal_measures_something():
+    dataset, members = trained()
+    config, devices = settings().zoo_config(), tuple(jax.devices())
+    rate = estimate.rehearse(config, dataset, parallel.default_execution(), devices, 2)
+    assert 1e4 < rate < 1e15
