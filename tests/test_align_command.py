@@ -223,7 +223,7 @@ def test_bad_flags_are_one_line(words, named, capsys):
     assert not Path("run").exists()
 
 
-def test_dead_and_duplicate_channels_are_told(monkeypatch, capsys):
+def test_dead_and_duplicate_channels_are_reported(monkeypatch, capsys):
     command("--layers", "relu1", measures="procrustes")
     assert "duplicate" not in capsys.readouterr().err
     represent = experiments.align.representations

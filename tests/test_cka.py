@@ -281,7 +281,7 @@ def test_duplicate_examples():
     assert np.isfinite(jax.grad(lambda x: cka(x, y, kernel="rbf"))(x)).all()
 
 
-def test_nan_is_told():
+def test_nan_is_reported():
     x, y = data(q=P)
     x[3, 2] = np.nan
     with pytest.raises(InputError, match="x: .*NaN"):

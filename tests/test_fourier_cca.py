@@ -165,7 +165,7 @@ def test_jit_vmap_and_nan():
 
 
 @pytest.mark.slow
-def test_few_examples_are_told():
+def test_few_examples_are_reported():
     x, y = maps(3, 3, 3, 1)[:5], maps(3, 3, 3, 2)[:5]
     with pytest.warns(FewExamplesWarning, match="2 of 3"):
         assert (fourier_cca(x, y).correlations[..., :2] > 1 - 1e-5).all()

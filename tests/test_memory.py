@@ -44,7 +44,7 @@ def test_what_is_no_size(text):
         parse_bytes(text)
 
 
-def test_bytes_are_told():
+def test_bytes_are_reported():
     assert [spell_bytes(n) for n in (512, 1_500_000, 2.5e9, 3e12)] == ["0.512 KB", "1.5 MB", "2.5 GB", "3 TB"]
 
 
@@ -370,7 +370,7 @@ def test_bad_bounds(tmp_path, monkeypatch, capsys):
     assert "max-device-memory: got 'lots'" in capsys.readouterr().err
 
 
-def test_exhausted_memory_is_told(monkeypatch, capsys):
+def test_exhausted_memory_is_reported(monkeypatch, capsys):
     def exhausted(_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
 

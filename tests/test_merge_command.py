@@ -227,7 +227,7 @@ def test_bad_folders_are_errors(capsys):
     assert "folders" in refused(capsys, "--out", "c")
 
 
-def test_unfinished_tasks_are_told(capsys):
+def test_unfinished_tasks_are_reported(capsys):
     plant("run.task-1-of-2", ["0-1"], done=False)
     plant("run.task-2-of-2", ["1-2"])
     merge("run.task-1-of-2", "run.task-2-of-2")

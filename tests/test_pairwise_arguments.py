@@ -30,7 +30,7 @@ def test_what_was_asked_before_changes_no_check():
         pairwise(a, "procrustes", devices=[])
 
 
-def test_only_few_examples_are_told_as_such():
+def test_only_few_examples_are_reported():
     def warns(x, y):
         warnings.warn("something else", UserWarning, stacklevel=1)
         return jnp.vdot(x, y)
@@ -87,7 +87,7 @@ def test_one_warning_of_few_examples(measure, where):
     pairwise({"layer0": a["layer0"]}, measure)
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     a = zoo(2, sizes=((2, 2, 3), (1, 2, 3)))
     x = a["layer0"]
     bad = x.copy()

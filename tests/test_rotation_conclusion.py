@@ -73,7 +73,7 @@ def test_what_swings_is_not_settled():
     assert verdicts(last)[2] == "not settled" and "conv7 -1.0 ± 0.7 not settled" in last
 
 
-def test_the_published_finding_is_told_with_numbers():
+def test_the_published_finding_is_reported_with_numbers():
     rows = penalties((-1, -1, -2, 11), cost=(0, 1, 5, 0), layers=FOUR["layers"], noise=0.0)
     text = compare_with_published(rows)
     for words in (
@@ -87,7 +87,7 @@ def test_the_published_finding_is_told_with_numbers():
         assert words in text
 
 
-def test_what_the_published_finding_cannot_be_told_from():
+def test_what_cannot_be_distinguished_from_the_published_finding():
     rows = penalties((1, 4, 9), noise=0.1)
     without = compare_with_published(rows[rows.kind != "none"])
     assert verdicts(without) == ["is not settled", "undecided", "holds", "holds"]
@@ -110,13 +110,13 @@ def test_what_became_nan_does_not_vanish_from_a_conclusion():
     assert "orthogonal nan (nan at conv1" in conclusion(rows.assign(penalty=rows.penalty.where(~lost)), [])
 
 
-def test_a_network_that_has_learned_nothing_is_told():
+def test_a_network_that_has_learned_nothing_is_reported():
     rows = penalties((1, 4, 9)).assign(baseline=30.0, loss=0.1)
     assert "The accuracy of m is close to chance" in conclusion(rows, ["m"], chance=25.0)
     assert "close to chance" not in conclusion(rows, ["m"], chance=10.0)
 
 
-def test_batch_norm_is_told():
+def test_batch_norm_is_reported():
     rows = penalties((1, 4, 9)).assign(baseline=90.0, loss=0.1)
     for model in ("rotate_tiny", "rotate_tiny_norm", "rotate_tiny_sigmoid"):
         network = models.create(model, image_size=8)
