@@ -83,7 +83,7 @@ def main(settings: Settings) -> Summary:
             caption = "penalty of controls minus that of the related front, mean and 95 % interval over pairs"
             tables[caption] = gap_table(result.table)
         penalties = ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
-        text = f"Over all layers the penalty is {penalties} percentage points."
+        text = f"The mean penalty over these layers is {penalties} percentage points."
         return result.summary(f"{text} {distinguished(result.table)}" if comparison.controls else text, tables, figures)
 
 

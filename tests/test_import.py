@@ -99,3 +99,10 @@ def test_commands_collect_garbage_after_their_imports(tmp_path):
     for program, during_imports in (("-m", "False"), ("script.py", "True")):
         script = f"import sys; sys.argv = ['', {program!r}]; sys.path.insert(0, {str(tmp_path)!r}); import own"
         assert run(script).stdout.split() == [during_imports, "True"]
+
+
+def test_the_list_of_commands_takes_no_arguments():
+    completed = subprocess.run(
+        [sys.executable, "-m", "experiments", "stitch"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert completed.returncode == 1 and "python -m experiments.NAME" in completed.stderr and not completed.stdout
