@@ -143,6 +143,12 @@ def test_curves_are_means_over_pairs_at_the_best_rate(tmp_path):
             np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
 
 
+def test_curves_of_one_epoch_are_points():
+    lines = curves(make_curves(epochs=1)).axes[0].lines
+    assert {line.get_marker() for line in lines} == {"o"} and {len(line.get_xdata()) for line in lines} == {1}
+    assert curves(make_curves()).axes[0].lines[0].get_marker() == "None"
+
+
 def test_curves_of_uneven_tables(tmp_path):
     assert curves(pd.DataFrame(), tmp_path / "none") is None and not list(tmp_path.iterdir())
     table = make_curves(layers=5, pairs=1, rates=(0.1,))

@@ -93,9 +93,10 @@ def curve_panels(
                     continue
                 by_epoch = rows.groupby("epoch")[value]
                 series_label, colour = styles[name]
-                axes.plot(by_epoch.agg(mean), color=colour, linewidth=1.4, label=series_label)
+                marker = "o" if by_epoch.ngroups == 1 else None  # a line through one point is invisible
+                axes.plot(by_epoch.agg(mean), color=colour, linewidth=1.4, marker=marker, label=series_label)
                 axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
         for axes in bottom_axes(grid):
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         return finish(figure, path, ax, grid, title=title, ylabel=label, legend={})
