@@ -43,7 +43,8 @@ class StitchSettings(RunSettings, SharedSettings):
     zoo_b: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
     """Folder of the zoo of --model-b; missing members are trained."""
     stitch_epochs: Annotated[int | None, optional("INT", f"digits 6, otherwise {PUBLISHED_STITCH_EPOCHS}")] = None
-    """Number of passes over the training images for the stitches."""
+    """Number of passes over the training images for the stitches; birkhoff trains its scales in the second half, so it
+    needs two or more."""
     stitch_optimizer: Literal["adam", "sgd"] = "adam"
     """Optimizer of the stitches; sgd is the published one."""
     stitch_learning_rates: str = "3e-2"
