@@ -116,10 +116,8 @@ def pool_statistics(plan: Plan, results: list[list[PyTree]]) -> list[list[PyTree
     Leaves of `results` are (pairs, batches, stitches, ...) on the host, those of the result (pairs, candidates, ...).
     """
     batches = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1).swapaxes(0, 1), *results)
-    families = [candidate.family for candidate in plan.candidates]
-    rows = [slice(families.index(family), families.index(family) + families.count(family)) for family in plan.stacked]
     pooled = map(pool_moments, batches)
-    return [[jax.tree.map(lambda leaf, r=r: leaf[:, r], stats) for r in rows] for stats in pooled]
+    return [[jax.tree.map(lambda leaf, r=r: leaf[:, r], stats) for r in plan.candidate_slices] for stats in pooled]
 
 
 def evaluate_stitch(

@@ -239,3 +239,9 @@ class Plan:
         """All (family, learning rate), in the order of `stacked`."""
         trained = [Candidate(family, rate) for family in self.trained for rate in self.config.learning_rates]
         return (*trained, *(Candidate(family, None) for family in self.closed_form))
+
+    @property
+    def candidate_slices(self) -> list[slice]:
+        """The part of `candidates` that each family of `stacked` has."""
+        families = [candidate.family for candidate in self.candidates]
+        return [slice(i := families.index(family), i + families.count(family)) for family in self.stacked]

@@ -169,18 +169,13 @@ def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
 
     A candidate with NaN is chosen only if all candidates of the family have NaN.
     """
-    families = [candidate.family for candidate in plan.candidates]
     accuracies = np.where(np.isnan(accuracies), -np.inf, accuracies)
-    return [
-        max((i for i, other in enumerate(families) if other == family), key=lambda i: accuracies[i])
-        for family in plan.stacked
-    ]
+    return [max(range(part.start, part.stop), key=lambda i: accuracies[i]) for part in plan.candidate_slices]
 
 
 def _pick(plan: Plan, stacks: list[list[PyTree]], chosen: list[list[list[int]]]) -> list[list[PyTree]]:
     """Return per point and family the chosen candidates, (pairs, 1, ...), of stacks (pairs, candidates, ...)."""
-    families = [candidate.family for candidate in plan.candidates]
-    first, rows = [families.index(family) for family in plan.stacked], np.arange(len(chosen))[:, None]
+    first, rows = [part.start for part in plan.candidate_slices], np.arange(len(chosen))[:, None]
 
     def pick(p, f, stack):
         index = np.asarray([[pair_choice[p][f] - first[f]] for pair_choice in chosen])
