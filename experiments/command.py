@@ -42,8 +42,9 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     module = sys.modules[main.__module__]
     name = f"experiments.{Path(module.__file__).stem}"  # __name__ is "__main__", and a script has no __spec__
     parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
-    gc.freeze()  # what is imported stays
-    gc.enable()
+    if not gc.isenabled():  # as `experiments` leaves it in a command
+        gc.freeze()  # what is imported stays
+        gc.enable()
     try:
         parallel.use_cores()
         keep_programs()
