@@ -115,7 +115,6 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
 
 
 @pytest.mark.parametrize("piece", ["parts/cka.results.csv", slow("accuracy.csv")])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
     own, other = command(measures="cka"), command("--examples", 30, measures="cka", out="other")

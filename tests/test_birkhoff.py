@@ -168,7 +168,6 @@ def test_float32_keeps_five_digits(noise):
 @pytest.mark.parametrize(
     ("n", "noise"), [(256, 0.01), slow(256, 1.0), (256, 10.0), slow(512, 0.01), (512, 1.0), slow(512, 10.0)]
 )
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_float32_keeps_five_digits_at_full_size(n, noise):
     batch = np.stack([sample(kind, noise, n) for kind in ("feasible", "vertex", "zero")])

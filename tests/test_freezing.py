@@ -132,7 +132,6 @@ def test_any_optimizer_trains_what_is_not_frozen(name):
 
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet20"])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_a_frozen_program_has_fewer_operations(name):
     network = models.create(name, width=4, classes=3)

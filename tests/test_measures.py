@@ -249,7 +249,6 @@ def test_map_sizes_are_as_claimed(measure):
 
 
 @pytest.mark.parametrize("differentiated", [False, True])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_no_rank_is_promoted(differentiated):
     """Checked by shapes alone, without compilation."""

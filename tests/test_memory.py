@@ -166,7 +166,6 @@ def sizes(monkeypatch):
 
 
 @pytest.mark.parametrize("accuracy", [zoo.test_accuracy, zoo.train_accuracy])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
     dataset, members = trained()

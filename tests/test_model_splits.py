@@ -35,7 +35,6 @@ def test_front_and_tail_make_the_whole(name):
 
 
 @pytest.mark.parametrize("options", [{"block": "prenorm"}, {"positional_embedding": "sine"}, {"dropout": 0.5}])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_options_of_transformers(options):
     check("cct2", **options)

@@ -134,7 +134,6 @@ def test_distances_make_a_distance_matrix(measure):
 
 
 @pytest.mark.parametrize("measure", ["pwcca", "cka_distance"])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_double_precision(measure):
     a = {"layer0": np.float64(zoo(2)["layer0"]).mean((2, 3))}
@@ -165,7 +164,6 @@ def test_badly_conditioned_and_dependent_neurons():
 
 
 @pytest.mark.parametrize("measure", ["cka_lange", "cka_distance"])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_feature_form_is_the_gram_form(measure):
     a = {"x": zoo(3)["layer0"].mean((2, 3)), "y": zoo(3, seed=1)["layer0"][..., 0, :2].reshape(3, EXAMPLES, 4)}

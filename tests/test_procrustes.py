@@ -192,7 +192,6 @@ def test_channels_without_a_partner():
 
 
 @each
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_pixels_are_samples_and_the_smaller_map_is_enlarged(distance):
     x, y = activations(1, (7, 4, 6, 3)), activations(2, (7, 4, 6, 4))

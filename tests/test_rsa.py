@@ -167,7 +167,6 @@ def test_wrong_arguments():
         ("eigenspace_overlap", {}),
     ],
 )
-@pytest.mark.few(3)
 @pytest.mark.slow
 def test_gradients_are_those_of_differences(name, options, pair):
     x, y = (np.float64(z[:14, :4]) for z in pair)

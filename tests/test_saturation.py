@@ -118,7 +118,6 @@ def test_layers_freeze_when_they_have_saturated(ruled_folder, middle, tmp_path):
 
 
 @pytest.mark.parametrize("cut", [(1, 0), slow((1, 1)), slow((2, 1)), (3, 2), slow((5, 1))], ids=str)
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_an_interrupted_zoo_decides_the_same(cut, ruled_folder, middle, tmp_path, monkeypatch):
     """Interrupted as one member is saved; some of the others are saved already."""

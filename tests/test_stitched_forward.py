@@ -165,7 +165,6 @@ def test_factors_equal_their_product(model, method, mode, bias):
         (1, False),
     ],
 )
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_factors_in_bfloat16(point, bias):
     network = models.create("mcnn", width=16, channels=3, classes=5, dtype=jnp.bfloat16).with_form("mixed")

@@ -204,7 +204,6 @@ def test_constant_channels_count_as_absent(reduce):
 
 
 @pytest.mark.parametrize("reduce", ["max", "median"])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_cka_of_what_is_the_same_up_to_a_symmetry(reduce):
     x = maps(1, 7)

@@ -181,7 +181,6 @@ def other_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("piece", ["epoch-00003", "metrics.csv", "epoch-00001"])
-@pytest.mark.few(1)
 @pytest.mark.slow
 def test_pieces_of_members_of_another_zoo(piece, reference, other_folder, tmp_path):
     copy = tmp_path / "copy"
