@@ -151,43 +151,45 @@ def partners(seeds) -> dict[int, int]:
 def compute(
     folder: Path, trained: zoo.Zoo, dataset: Dataset, requested: dict[int, pd.DataFrame], settings: Settings
 ) -> pd.DataFrame:
-    """Return the requested rows; compute the missing ones, layer by layer and method by method."""
+    """Return the requested rows; compute the missing ones, for each method those of all layers in one program."""
     results, network, count = ResultTable(folder, ROWS), trained.network, dataset.test.labels.size
-    missing = {point: results.missing(rows) for point, rows in requested.items()}
+    missing = pd.concat([results.missing(rows) for rows in requested.values()])
     limit, normalization = settings.memory_limit, (dataset.mean, dataset.std)
-    clean = clean_accuracy(folder, trained, dataset, limit)
-    total = sum(rows.method.nunique() for rows in missing.values())
-    with progress_bar(desc="project", unit="method", total=total, disable=not total) as bar:
-        for point, rows in missing.items():
-            if rows.empty:
-                continue
-            layer = network.points[point]
+    clean, other = clean_accuracy(folder, trained, dataset, limit), partners(trained.seeds)
+    layers = missing.groupby("layer_index", sort=False).method.unique()
+    methods = missing.groupby("method", sort=False)
+    projections: dict[str, dict[int, list]] = {method: {} for method, _ in methods}
+    with progress_bar(desc="project", total=len(layers) + len(methods), disable=missing.empty) as bar:
+        for point, of_layer in layers.items():
             images = dataset.train.images[: settings.examples]
-            options = {"layers": layer.name, "max_device_memory": limit}
+            options = {"layers": network.points[point].name, "max_device_memory": limit}
             (features,) = as_maps(representations(trained, images, *normalization, **options)).values()
-            for method, group in rows.groupby("method", sort=False):
-                by_seed = dict(zip(trained.seeds, features, strict=True))
-                other = partners(trained.seeds)
-                projections = [
+            by_seed = dict(zip(trained.seeds, features, strict=True))
+            for method in of_layer:
+                projections[method][point] = [
                     [project(method, by_seed[seed], by_seed[other[seed]], key=random_key(settings, point, seed))]
                     for seed in trained.seeds
                 ]
-                ks = sorted(group.directions.unique().tolist())
-                accuracy = projected_accuracy(
-                    network, trained.members, point, projections, ks, dataset.test, *normalization
-                )
-                table = pd.DataFrame(percent(accuracy[:, 0], count), columns=ks).assign(
+            bar.update()
+        for method, rows in methods:
+            ks = {
+                point: sorted(of_point.unique().tolist()) for point, of_point in rows.groupby("layer_index").directions
+            }
+            accuracies = projected_accuracy(
+                network, trained.members, projections[method], ks, dataset.test, *normalization
+            )
+            tables = []
+            for point, accuracy in accuracies.items():
+                layer = network.points[point]
+                table = pd.DataFrame(percent(accuracy[:, 0], count), columns=ks[point]).assign(
                     seed=trained.seeds,
                     partner=[other[seed] if method in PAIRED else -1 for seed in trained.seeds],
                     clean_accuracy=clean,
                 )
                 table = table.melt(["seed", "partner", "clean_accuracy"], var_name="directions", value_name="accuracy")
-                results.add(
-                    table.assign(layer_index=point, method=method, layer=layer.name, channels=layer.channels).astype(
-                        KEY
-                    )
-                )
-                bar.update()
+                tables.append(table.assign(layer_index=point, method=method, layer=layer.name, channels=layer.channels))
+            results.add(pd.concat(tables).astype(KEY))
+            bar.update()
     return results.select(pd.concat(requested.values()))
 
 

@@ -8,7 +8,7 @@ and the tail of the same network computes its output from them: a stitch of rank
 matter to the network if its accuracy survives with few of them (Raghu et al. 2017, figure 2).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from symjax import data
 from symjax.checks import integer, integers, one_of, random_key, sequence, short
 from symjax.data.dataset import Split
 from symjax.errors import InputError
-from symjax.network import Member, Network
+from symjax.network import Member, Network, StitchPoint
 from symjax.ops import parallel
 from symjax.similarity import CCA, cca, pca, pls, svcca
 from symjax.similarity.inputs import as_matrix, as_pair
@@ -146,37 +146,36 @@ def project(method: str, x, y=None, *, key: jax.Array | None = None) -> Projecti
 def projected_accuracy(
     network: Network,
     members: Member,
-    point: str | int,
-    projections: Sequence[Sequence[Projection]],
-    directions: Sequence[int],
+    projections: Mapping[str | int, Sequence[Sequence[Projection]]],
+    directions: Mapping[str | int, Sequence[int]],
     split: Split,
     mean,
     std,
     *,
     metric: Callable | None = None,
     batch_size: int = BATCH,
-) -> np.ndarray:
-    """Return the accuracy of members whose features at a point are projected onto the first k directions.
+) -> dict[str | int, np.ndarray]:
+    """Return the accuracy of members whose features at one point are projected onto the first k directions.
 
-    All members, projections and numbers of directions run in one program. The state of a member, such as batch-norm
-    statistics, stays as it is.
+    All members, points, projections and numbers of directions run in one program. At each time one point is projected.
+    The state of a member, such as batch-norm statistics, stays as it is.
 
     Args:
         network: the network of the members.
         members: parameters and state with a leading axis over members.
-        point: the stitch point, by name or index.
-        projections: for each member a list of projections, equally many.
-        directions: numbers k of directions, each from 0 to the channels of the point.
+        projections: for each stitch point, by name or index, and each member a list of projections. The lists of a
+            point are equally long.
+        directions: for each of these points numbers k of directions, each from 0 to the channels of the point.
         split: inputs as stored, and labels.
         mean, std: of the data set, (channels,); None for inputs without normalization.
         metric: a score of outputs and targets for each example, in place of the accuracy.
         batch_size: inputs in a batch.
 
     Returns:
-        (members, projections, directions): accuracies in [0, 1], or mean scores of the metric.
+        {point: (members, projections, directions)}: accuracies in [0, 1], or mean scores of the metric.
 
     Raises:
-        InputError: the point does not exist, or lengths or numbers of directions do not fit.
+        InputError: a point does not exist, or points, lengths or numbers of directions do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, symjax
@@ -187,44 +186,67 @@ def projected_accuracy(
         >>> network = symjax.Network.from_function(net, jnp.eye(2), example=jnp.ones((1, 2)))
         >>> members = jax.tree.map(lambda leaf: leaf[None], network.member(jnp.eye(2)))
         >>> x, labels = jnp.array([[1.0, 0], [0, 1], [2, 0], [0, 2]]), jnp.array([0, 1, 0, 1])
-        >>> split, projections = data.Split(x, labels), [[project("pca", x)]]
-        >>> projected_accuracy(network, members, "hidden", projections, [2, 1, 0], split, None, None).tolist()
+        >>> split, projections = data.Split(x, labels), {"hidden": [[project("pca", x)]]}
+        >>> result = projected_accuracy(network, members, projections, {"hidden": [2, 1, 0]}, split, None, None)
+        >>> result["hidden"].tolist()
         [[[1.0, 1.0, 0.5]]]
     """
-    index = network.index(point)
-    channels, count = network.points[index].channels, parallel.count_members(members)
-    directions = integers("directions", directions, 0, channels)
+    if not isinstance(projections, Mapping) or not isinstance(directions, Mapping) or not projections:
+        raise InputError(
+            f"projections: got {short(projections)} and directions {short(directions)}, expected mappings from points"
+        )
+    if set(projections) != set(directions):
+        raise InputError(
+            f"directions: got the points {list(directions)}, expected those of projections, {[*projections]}"
+        )
+    count, mean_std = parallel.count_members(members), data.statistics(mean, std, split.images.shape[-1:])
+    indices = {point: network.index(point) for point in projections}
+    if len(set(indices.values())) != len(indices):
+        raise InputError(f"projections: got the points {[*projections]}, expected each once")
+    ks = {
+        point: integers("directions", directions[point], 0, network.points[i].channels) for point, i in indices.items()
+    }
+    stitches = [_stitches(projections[p], ks[p], count, network.points[i]) for p, i in indices.items()]
+    states = [_repeat(members.state, stitch.matrix.shape[1]) for stitch in stitches]
+    batches = pad_batches(split, integer("batch_size", batch_size, 1))
+    run = _scores(network, tuple(indices.values()), metric)
+    totals: list[Any] = [0.0] * len(indices)
+    for chosen, number in parallel.groups(len(batches.images), min(BATCHES, len(batches.images))):
+        shared = (parallel.take(batches, chosen), np.int32(number), *mean_std)
+        scores = run((Pair(members, members), [[s] for s in stitches], [[s] for s in states]), shared)
+        totals = [t + np.asarray(s.score, np.float64).sum(axis=1) for t, s in zip(totals, scores, strict=True)]
+    return {
+        point: (total / len(split)).reshape(count, -1, len(ks[point]))
+        for point, total in zip(indices, totals, strict=True)
+    }
+
+
+def _stitches(projections, directions: Sequence[int], count: int, point: StitchPoint) -> Stitch:
+    """Return the stitches of one point, (members, projections x directions, ...)."""
     projections = [sequence("projections", of_member) for of_member in sequence("projections", projections, "lists")]
     if not all(isinstance(projection, Projection) for of_member in projections for projection in of_member):
         raise InputError(f"projections: got {short(projections)}, expected lists of Projection, as project returns it")
     lengths = {len(of_member) for of_member in projections}
     if len(projections) != count or len(lengths) != 1 or not directions:
-        given = f"{len(projections)} lists of {sorted(lengths)} and directions {directions}"
+        given = f"{len(projections)} lists of {sorted(lengths)} and directions {directions} at {point.name}"
         raise InputError(f"projections: got {given}, expected a list for each of {count} members, equally long")
-    mean, std = data.statistics(mean, std, split.images.shape[-1:])
-    stitches = [
-        parallel.stack([projection.stitch(k) for projection in of_member for k in directions])
-        for of_member in projections
-    ]
-    stitches = parallel.stack(stitches)
-    if stitches.matrix.shape[2:] != (channels, channels):
-        given = stitches.matrix.shape[2:]
-        raise InputError(f"projections: got matrices {given}, expected ({channels}, {channels}) at {point}")
-    stacked = stitches.matrix.shape[1]
-    state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (count, stacked, *leaf.shape[1:])), members.state)
-    batches = pad_batches(split, integer("batch_size", batch_size, 1))
-    run = _scores(network, index, metric)
-    total: Any = 0.0
-    for chosen, number in parallel.groups(len(batches.images), min(BATCHES, len(batches.images))):
-        shared = (parallel.take(batches, chosen), np.int32(number), mean, std)
-        (scores,) = run((Pair(members, members), [[stitches]], [[state]]), shared)
-        total = total + np.asarray(scores.score, np.float64).sum(axis=1)
-    return (total / len(split)).reshape(count, -1, len(directions))
+    stitches = parallel.stack(
+        [parallel.stack([p.stitch(k) for p in of_member for k in directions]) for of_member in projections]
+    )
+    if stitches.matrix.shape[2:] != (point.channels, point.channels):
+        given, expected = stitches.matrix.shape[2:], (point.channels, point.channels)
+        raise InputError(f"projections: got matrices {given}, expected {expected} at {point.name}")
+    return stitches
+
+
+def _repeat(state: Any, count: int) -> Any:
+    """Return the state of members, (members, ...), with a second axis of equal entries."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (len(leaf), count, *leaf.shape[1:])), state)
 
 
 @lru_cache(maxsize=16)
-def _scores(network: Network, point: int, metric: Callable | None):
+def _scores(network: Network, points: tuple[int, ...], metric: Callable | None):
     """Cached, so that a process compiles the program once."""
     execution = parallel.default_execution()
-    plan = Plan(network, (point,), (), FitConfig(metric=metric), execution)
+    plan = Plan(network, points, (), FitConfig(metric=metric), execution)
     return parallel.over_members(partial(over_batches, partial(batch_scores, plan)), execution, effort=1)

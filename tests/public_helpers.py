@@ -187,9 +187,8 @@ def right_arguments():
         "plots.layers_by_time": {"table": of_time},
         "projections.project": {"method": "random"},
         "projections.projected_accuracy": {
-            "point": 0,
-            "projections": [[Projection(*np.zeros((1, 2)), np.eye(2), np.eye(2))] for _ in own.seeds],
-            "directions": [1, 2],
+            "projections": {0: [[Projection(*np.zeros((1, 2)), np.eye(2), np.eye(2))] for _ in own.seeds]},
+            "directions": {0: [1, 2]},
         },
         "rotation.parse_kinds": {"text": "none,orthogonal"},
         "rotation.RotationPlan": {"points": (0,)},

@@ -42,12 +42,12 @@ def test_the_command(capsys, monkeypatch):
     calls = []
     compute = experiments.project.projected_accuracy
     monkeypatch.setattr(
-        experiments.project, "projected_accuracy", lambda *a, **o: calls.append(a[4]) or compute(*a, **o)
+        experiments.project, "projected_accuracy", lambda *a, **o: calls.append(a[3]) or compute(*a, **o)
     )
     command("--methods", "pca,cca", "--directions", "0,1,500")
     assert not calls
     more = command("--methods", "pca", "--directions", "0,2")
-    assert calls == [[2]]
+    assert [list(ks.values()) for ks in calls] == [[[2]]]
     pd.testing.assert_frame_equal(more[more.directions != 2].reset_index(drop=True), table)
     # With fewer seeds a method that compares two networks has other partners; the others have all rows.
     calls.clear()

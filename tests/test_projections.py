@@ -79,31 +79,33 @@ def test_pixels_are_samples():
 
 
 def test_accuracies_of_a_zoo_are_those_of_projected_tails():
-    """All members, projections and numbers of directions in one program, against single forward passes."""
+    """All members, points, projections and directions in one program, against single forward passes."""
     network = models.create("mcnn", width=2, classes=3, image_size=8, channels=1)
     members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(network.init(jax.random.key(i)) for i in range(2)))
     images = np.random.default_rng(0).integers(0, 256, (21, 8, 8, 1), np.uint8)
     split, mean, std = data.Split(images, np.arange(21) % 3), np.full(1, 128.0), np.full(1, 60.0)
-    point = network.points[1]
-    projections = [
-        [project(m, normal(i, 30, point.channels), key=jax.random.key(i)) for m in ("pca", "random")] for i in range(2)
-    ]
-    directions = [0, 2, point.channels]
-    options = (point.name, projections, directions, split, mean, std)
-    accuracies = projected_accuracy(network, members, *options, batch_size=8)
-    assert accuracies.shape == (2, 2, 3)
+    points = network.points[1:3]
+    projections = {
+        point.name: [
+            [project(m, normal(i, 30, point.channels), key=jax.random.key(i)) for m in ("pca", "random")]
+            for i in range(2)
+        ]
+        for point in points
+    }
+    directions = {point.name: [0, 2, point.channels][at:] for at, point in enumerate(points)}
+    accuracies = projected_accuracy(network, members, projections, directions, split, mean, std, batch_size=8)
     x = (images - mean) / std
-    for i in range(2):
-        member = jax.tree.map(lambda leaf, i=i: leaf[i], members)
-        features, *others = network.front(member, jnp.asarray(x, jnp.float32), point.name)
-        for p, projection in enumerate(projections[i]):
-            for k, count in enumerate(directions):
-                stitch = projection.stitch(count)
-                logits = network.tail(member, (features @ stitch.matrix.T + stitch.bias, *others), point.name)
-                expected = np.mean(np.argmax(logits, axis=1) == split.labels)
-                np.testing.assert_allclose(accuracies[i, p, k], expected, atol=1e-6)
     clean = zoo.evaluate(network, members, split, mean, std)
-    np.testing.assert_allclose(accuracies[:, :, -1], np.broadcast_to(clean[:, None], (2, 2)), atol=1e-6)
+    for name, ks in directions.items():
+        assert accuracies[name].shape == (2, 2, len(ks))
+        for i, p, k in np.ndindex(accuracies[name].shape):
+            member = jax.tree.map(lambda leaf, i=i: leaf[i], members)
+            features, *others = network.front(member, jnp.asarray(x, jnp.float32), name)
+            stitch = projections[name][i][p].stitch(ks[k])
+            logits = network.tail(member, (features @ stitch.matrix.T + stitch.bias, *others), name)
+            expected = np.mean(np.argmax(logits, axis=1) == split.labels)
+            np.testing.assert_allclose(accuracies[name][i, p, k], expected, atol=1e-6)
+        np.testing.assert_allclose(accuracies[name][:, :, -1], np.broadcast_to(clean[:, None], (2, 2)), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +130,12 @@ def test_wrong_arguments_of_accuracies():
     split = data.Split(np.eye(2, dtype=np.float32), np.arange(2))
     fits = project("pca", normal(0, 9, 2))
     for projections, directions, message in (
-        ([[fits]], [3], "directions: got 3, expected an integer from 0 to 2"),
-        ([], [1], "expected a list for each of 1 members"),
-        ([[project("pca", normal(0, 9, 3))]], [1], r"got matrices \(3, 3\), expected \(2, 2\)"),
+        ({"hidden": [[fits]]}, {"hidden": [3]}, "directions: got 3, expected an integer from 0 to 2"),
+        ({"hidden": []}, {"hidden": [1]}, "expected a list for each of 1 members"),
+        ({"hidden": [[project("pca", normal(0, 9, 3))]]}, {"hidden": [1]}, r"got matrices \(3, 3\), expected \(2, 2\)"),
+        ({"hidden": [[fits]]}, {}, r"directions: got the points \[\], expected those of projections, \['hidden'\]"),
+        ({"hidden": [[fits]], 0: [[fits]]}, {"hidden": [1], 0: [1]}, "expected each once"),
+        ([[fits]], [1], "expected mappings from points"),
     ):
         with pytest.raises(InputError, match=message):
-            projected_accuracy(network, members, "hidden", projections, directions, split, None, None)
+            projected_accuracy(network, members, projections, directions, split, None, None)
