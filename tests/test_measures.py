@@ -109,9 +109,9 @@ def test_invariance_is_as_claimed(measure, invariance, either):
     after = np.array([measure.fn(transform(invariance, x), y), measure.fn(x, transform(invariance, y))])
     change = np.abs(after - before)
     if invariance in measure.invariances:
-        assert change.max() < HOLDS
+        np.testing.assert_allclose(after, before, rtol=0, atol=HOLDS)
     else:
-        assert change.max() > FAILS  # of one side at least
+        assert np.nanmax(change) > FAILS  # of one side at least; the other may make the measure undefined
 
 
 @each
@@ -161,13 +161,16 @@ def test_heavy_tails_take_no_digits(measure):
         with jax.enable_x64(True):
             expected = float(measure.fn(np.float64(x), np.float64(y)))
         error = HOLDS * max(1, abs(expected))
-        assert abs(value - expected) < error
-        assert_within(value, measure.range)
-        assert not measure.symmetric or abs(float(measure.fn(y, x)) - value) < error
+        np.testing.assert_allclose(value, expected, rtol=0, atol=error)
+        if measure.symmetric:
+            np.testing.assert_allclose(measure.fn(y, x), value, rtol=0, atol=error)
+        if measure.name != "feature_sampled_cka":  # undefined: few neurons carry all of the variance
+            assert_within(value, measure.range)
     x, y = heavy_tailed("cauchy")
     value = float(measure.fn(x, y))
     for invariance in measure.invariances:
-        assert abs(float(measure.fn(transform(invariance, x), y)) - value) < HOLDS * max(1, abs(value)), invariance
+        moved, error = measure.fn(transform(invariance, x), y), HOLDS * max(1, abs(value))
+        np.testing.assert_allclose(moved, value, rtol=0, atol=error, err_msg=invariance)
 
 
 def assert_within(value, ends):
