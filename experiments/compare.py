@@ -167,7 +167,7 @@ def compute(
                 layers = layers_option(measure, settings.samples, shapes) if settings.layers == "all" else "same"
                 samples = samples_option(measure, settings.samples)
                 parts.append(compare(*sides, measure, names=(a, b), layers=layers, **samples, **options).table)
-            results.add(pd.concat(parts).assign(**dict(zip(PAIR, pair, strict=True))))
+            results.add(pd.concat(parts).reindex(columns=COLUMNS).assign(**dict(zip(PAIR, pair, strict=True))))
             bar.update()
     results.assemble()
     return results.select(requested)

@@ -163,6 +163,6 @@ def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -
         if name not in allowed
     ]
     if wrong or not names:
-        reasons = f" ({', '.join(wrong)})" if wrong else ""
+        reasons = f", where {', '.join(wrong)}" if wrong else ""
         raise InputError(f"{flag}: got {text!r}{reasons}, expected some of {', '.join(allowed)}")
     return names

@@ -68,8 +68,8 @@ class Settings(FeatureSettings):
         """Return the names of the tests in the order of `TESTS`."""
         names = [name.strip() for name in self.tests.split(",")] if self.tests != "all" else list(TESTS)
         if unknown := [name for name in names if name not in TESTS]:
-            expected = f"all or some of {', '.join(TESTS)}{did_you_mean(unknown[0], TESTS)}"
-            raise InputError(f"tests: got {unknown[0]!r}, expected {expected}")
+            got = f"{unknown[0]!r}{did_you_mean(unknown[0], TESTS)}"
+            raise InputError(f"tests: got {got}, expected all or some of {', '.join(TESTS)}")
         return tuple(test for test in TESTS if test in names)
 
     def families(self) -> str:

@@ -268,7 +268,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     """Return one of the `known` texts."""
     known = tuple(known)
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name}: got {short(value)}, expected one of {', '.join(known)}{did_you_mean(value, known)}")
+        raise InputError(f"{name}: got {short(value)}{did_you_mean(value, known)}, expected one of {', '.join(known)}")
     return value
 
 

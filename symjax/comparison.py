@@ -25,7 +25,8 @@ from symjax.similarity.resampling import check_level
 __all__ = ["Comparison", "compare"]
 
 MEASURES = ("cka", "svcca", "procrustes")
-COLUMNS = ("layer_a", "layer_b", "measure", "value", "low", "high", "p", "calibrated")
+INTERVAL, CHANCE = ("low", "high"), ("p", "calibrated")  # columns that are computed on request
+COLUMNS = ("layer_a", "layer_b", "measure", "value", *INTERVAL, *CHANCE)
 MAX_ROWS = 60  # of the table in a notebook
 
 
@@ -35,7 +36,8 @@ class Comparison:
 
     Attributes:
       table: a data frame with a row for each pair of layers and each measure, and the columns layer_a, layer_b,
-        measure, value, low and high (ends of the interval), p, and calibrated. NaN if not computed.
+        measure and value; with `num_resamples` also low and high (ends of the interval), and with `num_permutations`
+        also p and calibrated.
       names: names of both networks.
       examples: the number of examples.
     """
@@ -69,8 +71,7 @@ class Comparison:
         return f"Comparison({sides}; {self.examples} examples; {measures})"
 
     def _repr_html_(self) -> str:
-        table = self.table.dropna(axis="columns", how="all")
-        text = table.to_html(index=False, max_rows=MAX_ROWS, float_format="{:.3f}".format, na_rep="")
+        text = self.table.to_html(index=False, max_rows=MAX_ROWS, float_format="{:.3f}".format, na_rep="")
         return f"<p>{html.escape(repr(self))}</p>{text}"
 
 
@@ -182,7 +183,8 @@ def compare(
                 bar.update(bool(evaluated))
     import pandas as pd  # imported here: `import symjax` does not need it
 
-    return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), names, examples)
+    not_computed = [*INTERVAL * (not num_resamples), *CHANCE * (not num_permutations)]
+    return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)).drop(columns=not_computed), names, examples)
 
 
 def _require_equal_counts(sets: Mapping[str, Mapping[str, Any]]) -> None:

@@ -23,6 +23,6 @@ def renamed(**names: str) -> Iterator[None]:
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:
-    """Return "; did you mean x?" for the known string x most similar to `value`, or "" if none is similar."""
+    """Return " (did you mean x?)" for the known string x most similar to `value`, or "" if none is similar."""
     similar = difflib.get_close_matches(str(value), [*known], 1)
-    return f"; did you mean {similar[0]}?" if similar else ""
+    return f" (did you mean {similar[0]}?)" if similar else ""

@@ -204,7 +204,10 @@ def test_only_what_is_needed_is_computed(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--measures", "cka,cosine"], "('cosine' is unknown; did you mean rsa_cosine_cov?), expected some of cca"),
+        (
+            ["--measures", "cka,cosine"],
+            "'cosine' is unknown (did you mean rsa_cosine_cov?), expected some of cca",
+        ),
         (["--measures", ","], "measures: got ',', expected some of"),
         (["--pairs", "4"], "pairs: got '4', expected 1 to 3"),
         (["--pairs", "some"], "pairs: got 'some'"),

@@ -102,6 +102,9 @@ def test_functions_and_networks():
     ):
         with pytest.raises(InputError, match=message):
             capture(given, X)
+    for given in (Net(nnx.Rngs(0)), (model, weights), (network, weights)):
+        with pytest.raises(InputError, match=r"^batches: got a batch float32\[5, 7\] .*\(TypeError: dot_general"):
+            capture(given, np.ones((5, 7), np.float32))
     for batches, message in (([], "none"), (X.tolist(), "type list"), ([[X, X]], "type list"), (range(2), "type int")):
         with pytest.raises(InputError, match=f"batches: .*{message}"):
             capture((model, weights), batches)

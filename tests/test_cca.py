@@ -21,6 +21,7 @@ from symjax.similarity import (
     mean_square_correlation,
     pwcca,
     pwcca_distance,
+    svcca,
 )
 from symjax.similarity.cca_checks import few_examples_message
 
@@ -240,6 +241,16 @@ def test_few_examples_are_reported():
     with pytest.warns(FewExamplesWarning, match="3 of 6 canonical correlations are 1 for any data"):
         result = cca(x, y)
     assert (result.correlations[:3] > 1 - 1e-5).all() and result.correlations[3] < 0.999
+    for fn, advice in (
+        (cca, "ranks are lower; use more than 12 samples, or svcca, which compares fewer directions$"),
+        (pwcca, "ranks are lower, and pwcca is not determined; use more than 12 samples, or svcca, which"),
+        (
+            partial(svcca, variance=1),
+            "^10 samples of 6 and 6 directions: .*; use more than 12 samples, or a smaller variance$",
+        ),
+    ):
+        with pytest.warns(FewExamplesWarning, match=advice):
+            fn(x, y)
     x, y = related(12, 12, samples=8)  # fewer than neurons
     with pytest.warns(FewExamplesWarning, match="12 of 12"):
         result = cca(x, y)
@@ -393,4 +404,4 @@ def test_pwcca_says_where_it_is_not_determined():
     pwcca(x, x[:, :6])  # all correlations are 1
     pwcca(x, np.hstack([x[:, :1], y[:, :5]]))  # one is
     for samples, undetermined in ((14, True), (16, False), (6, False)):  # 3, 1, or all correlations of 1
-        assert ("pwcca is not determined" in few_examples_message(samples, 8, 8)) == undetermined
+        assert ("pwcca is not determined" in few_examples_message(samples, 8, 8, "pwcca")) == undetermined

@@ -236,8 +236,8 @@ def test_init_draws_the_published_variances():
         ({"dropout": "much"}, "dropout: got 'much'"),
         ({"mlp_ratio": 0}, "mlp_ratio: got 0"),
         ({"positional_embedding": "cosine"}, "learnable, sine, none"),
-        ({"block": "postnorm"}, "block: got 'postnorm', expected one of published, prenorm"),
-        ({"depth": 3}, "option of cct2: got 'depth', expected one of width, layers"),
+        ({"block": "postnorm"}, "block: got 'postnorm' .did you mean prenorm.., expected one of published, prenorm"),
+        ({"depth": 3}, "option of cct2: got 'depth' .*, expected one of width, layers"),
     ],
 )
 def test_wrong_options(options, words):

@@ -112,7 +112,7 @@ def test_maps_of_several_sizes():
         (["a.npz", "a.npz"], "networks: got a.npz, a.npz, expected different ones"),
         (["a.npz", "c", "--join", "inner"], "ids: got none for 'c'"),
         (["a.npz", "c", "--select", "relu7"], "--select: got 'relu7', expected one of"),
-        (["a.npz", "c", "--measures", "ckaa"], "'ckaa' is unknown; did you mean cka?"),
+        (["a.npz", "c", "--measures", "ckaa"], "'ckaa' is unknown (did you mean cka?)"),
         (["a.npz", "c", "--resamples", "-1"], "resamples: got -1"),
     ],
 )

@@ -25,18 +25,17 @@ B = {"relu1": layer(4), "relu2": layer(6), "<out>": layer(4)}
 def test_values_and_matrix():
     result = compare(A, B, ["cka", "procrustes_distance"], names=("one", "other"))
     assert isinstance(result, Comparison) and isinstance(result, symjax.Comparison)
-    assert tuple(result.table.columns) == COLUMNS and len(result.table) == 2 * 2 * 3
+    assert tuple(result.table.columns) == COLUMNS[:4] and len(result.table) == 2 * 2 * 3
     matrix = result.matrix("cka")
     assert list(matrix.index) == list(A) and list(matrix.columns) == list(B)
     np.testing.assert_allclose(matrix.loc["relu2", "<out>"], MEASURES["cka"].fn(A["relu2"], B["<out>"]), atol=1e-6)
-    assert result.table[["low", "high", "p", "calibrated"]].isna().all(axis=None)
     assert repr(result) == "Comparison(one: 2 layers, other: 3 layers; 30 examples; cka, procrustes_distance)"
     page = result._repr_html_()
     assert "&lt;out&gt;" in page and "<out>" not in page and "calibrated" not in page and page.count("<tr") == 13
     figure = result.plot()
     assert [axes.get_title() for axes in figure.axes] == ["CKA", "procrustes_distance"]
     assert figure.get_supxlabel() == "layer of other" and figure.get_supylabel() == "layer of one"
-    with pytest.raises(InputError, match="^measure: got 'cca', expected"):
+    with pytest.raises(InputError, match=r"^measure: got 'cca' \(did you mean cka\?\), expected"):
         result.matrix("cca")
 
 
@@ -50,7 +49,8 @@ def test_intervals_and_p_values_are_those_of_error_bars_and_permutation_test():
         "level": 0.8,
     }
     first = compare(A, {"relu2": B["relu2"]}, "cka", **options).table
-    assert len(first) == 1 and first.equals(compare(A, {"relu2": B["relu2"]}, "cka", **options).table)
+    assert tuple(first.columns) == COLUMNS and len(first) == 1
+    assert first.equals(compare(A, {"relu2": B["relu2"]}, "cka", **options).table)
     row, key = first.iloc[0], jax.random.key(3)
     bars = symjax.error_bars("cka_gretton", A["relu2"], B["relu2"], key, 20, 0.8)
     np.testing.assert_allclose(row[["value", "low", "high"]].astype(float), [bars.estimate, bars.low, bars.high], 1e-5)
@@ -62,7 +62,9 @@ def test_intervals_and_p_values_are_those_of_error_bars_and_permutation_test():
     wide = RNG.normal(size=(80, 5)), RNG.normal(size=(80, 6))  # padded, since halves have examples enough
     bars, own = symjax.error_bars("cka", *wide, key, 20), compare(*wide, "cka", num_resamples=20, seed=3).table
     np.testing.assert_allclose(own.loc[0, ["low", "high"]].astype(float), [bars.low, bars.high], atol=1e-6)
+    assert set(COLUMNS) - set(own) == {"p", "calibrated"}
     own = compare(A["relu1"], A["relu1"], lambda x, y: jnp.vdot(x, y), num_permutations=9)
+    assert set(COLUMNS) - set(own.table) == {"low", "high"}
     assert own.table.p[0] == pytest.approx(0.1) and own.table.layer_a[0] == own.table.layer_b[0] == "layer"
     assert own.plot().axes[0].get_title(loc="left") == "The same layer of two networks\n(one pair)"
     distance = compare(A["relu1"], A["relu1"], "procrustes_distance", num_permutations=9).table
@@ -119,7 +121,12 @@ def test_masked_tokens():
 
 def test_mistakes():
     for wrong, arguments, options in [
-        ("^measures: got 'ckaa', expected one of", (A, B, "ckaa"), {}),
+        (r"^measures: got 'ckaa' \(did you mean cka\?\), expected one of", (A, B, "ckaa"), {}),
+        (
+            r"^layers 'conv' \(x\) and 'relu1' \(y\) by svcca: y: got shape .*; use samples='pool'",
+            ({"conv": np.ones((30, 2, 2, 3))}, {"relu1": B["relu1"]}),
+            {},
+        ),
         ("^a: got no layer", ({}, B), {}),
         ("^b: got$", (A, "x" * 3 + ".npy"), {}),
         ("^names: got .*expected two different names", (A, B), {"names": ["a", "a"]}),

@@ -160,7 +160,7 @@ def test_other_modules_and_names():
         InputError, match="got a Linear, expected a name of symjax.models.MODELS or one of Myrtle, ResNet"
     ):
         from_pytorch(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), {})
-    with pytest.raises(InputError, match="got 'vgg', expected one of"):
+    with pytest.raises(InputError, match="got 'vgg' .did you mean vgg11.., expected one of"):
         from_pytorch("vgg", {})
     with pytest.raises(InputError, match="missing: .*stem.conv.kernel"):
         from_pytorch(drawn("resnet20", width=1, blocks=(1,)), {})

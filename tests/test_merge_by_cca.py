@@ -88,7 +88,7 @@ def test_wrong_arguments():
         ("data: got None, expected inputs for method 'cca'", (network, members), {}),
         ("ridge: got 0", (network, members), {"data": X, "ridge": 0}),
         (
-            "group: got 'scaled_permutation', expected one of permutation",
+            "group: got 'scaled_permutation' .*, expected one of permutation",
             (network, members),
             {"group": "scaled_permutation"},
         ),

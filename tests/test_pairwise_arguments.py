@@ -106,7 +106,7 @@ def test_mistakes_are_reported():
         ("^representations: got NaN .*layer 'y' of model 1", ({"x": x, "y": bad}, "cka"), {}),
         ("^against: got NaN .*layer 'y' of model 'n'", (a, "cka"), {"against": {"y": bad}, "against_models": "mn"}),
         ("^against: got 29 examples", (a, "cka"), {"against": {"x": x[:, 1:]}}),
-        ("^measure: got 'ckaa', expected one of cca, ", (a, "ckaa"), {}),
+        ("^measure: got 'ckaa' .did you mean cka.., expected one of cca, ", (a, "ckaa"), {}),
         ("measure: got a value of tuple, expected a 0-d array", (a, lambda x, y: (x, y)), {}),
         ("measure: got a value of \\(30,\\), expected a 0-d array", (a, lambda x, y: x[:, 0, 0, 0]), {}),
         ("^models: got .* expected 2 different labels", (a, "cka"), {"models": "aa"}),
@@ -114,7 +114,7 @@ def test_mistakes_are_reported():
         ("^pairs: got 'some'", (a, "cka"), {"pairs": "some"}),
         ("^pairs: got 2, expected one of 0, 1", (a, "cka"), {"pairs": [(0, 2)]}),
         ("^pairs: got 3, expected a sequence", (a, "cka"), {"pairs": [3]}),
-        ("^layers: got 'some', expected", (a, "cka"), {"layers": "some"}),
+        ("^layers: got 'some' .did you mean same.., expected", (a, "cka"), {"layers": "some"}),
         (
             "^layers: got 'same', expected one of 'layer0', 'layer1' in against",
             (a, "cka"),
@@ -129,7 +129,7 @@ def test_mistakes_are_reported():
         ("^full_output: got an unknown option", (a, "procrustes"), {"full_output": True}),
         ("estimator: got 'a', expected", (a, "cka"), {"estimator": "a"}),
         (r"variance: got \[0.5\]", (a, "svcca"), {"variance": [0.5], "samples": "pool"}),
-        ("^layers 'layer0' .* and 'layer1' .*samples='flatten' and samples='pool'.*; layers='same'", (a, "cca"), {}),
+        ("^layers 'layer0' .* and 'layer1' .*samples='pool' .* samples='flatten' .*; layers='same'", (a, "cca"), {}),
         ("expected at least 4 for the estimator", ({"x": x[:, :3]}, "cka"), {}),
     ]:
         with pytest.raises(InputError, match=wrong):

@@ -222,7 +222,7 @@ def test_mistakes():
         ("^representations['a']['x']: got shape (40,), expected (n, d), (n, t, c)", {"a": {"x": bad[:, 0]}}, {}),
         ("^representations: got NaN or infinite .*(layer 'x' of model 'a')", {"a": {"x": bad}}, {}),
         ("^representations: got 130 names of layers in 130 models, expected fewer", many, {}),
-        ("^layers 'x' (x) and 'x' (y): y: got shape", {"a": {"x": layer(2, 2, 3)}, "b": {"x": layer(3)}}, {}),
+        ("^layers 'x' (x) and 'x' (y) by cca: y: got shape", {"a": {"x": layer(2, 2, 3)}, "b": {"x": layer(3)}}, {}),
         ("^progress: got 1, expected True or False", MODELS, {"progress": 1}),
     ]:
         pattern = re.escape(wrong).replace(r"\^", "^").replace(r"\.\*", ".*")

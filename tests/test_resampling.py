@@ -312,7 +312,7 @@ def test_coverage_of_the_bootstrap_over_models():
         ({"x": np.ones((N + 1, 2))}, "y: got 24 examples"),
         ({"x": np.ones((3, 2)), "y": np.ones((3, 2))}, "x: .*at least 4"),
         ({"x": np.full((N, 2), np.nan)}, "x: .*NaN"),
-        ({"fn": "ccka"}, "fn: got 'ccka', expected one of"),
+        ({"fn": "ccka"}, "fn: got 'ccka' .did you mean cka.., expected one of"),
         ({"fn": lambda x, y: x.mean(0)}, "fn: got .*0-d"),
         ({"num_resamples": 1}, "num_resamples: got 1"),
         ({"num_resamples": 2.0}, "num_resamples: got 2.0"),

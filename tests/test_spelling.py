@@ -78,5 +78,5 @@ def test_values_of_results():
     ],
 )
 def test_errors_suggest_the_most_similar_name(call, name):
-    with pytest.raises(symjax.InputError, match=rf"; did you mean {name}\?$"):
+    with pytest.raises(symjax.InputError, match=rf" \(did you mean {name}\?\), expected"):
         call()

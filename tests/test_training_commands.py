@@ -239,7 +239,7 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
         (
             "dynamics",
             ["--measures", "cka,cka_distance"],
-            "measures: got 'cka,cka_distance' ('cka_distance' is a distance), expected",
+            "measures: got 'cka,cka_distance', where 'cka_distance' is a distance, expected",
         ),
         ("dynamics", ["--layers", "relu9"], "relu9"),
         ("classes", ["--checkpoints", "some"], "checkpoints: got 'some'"),
@@ -250,8 +250,8 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
         ("freeze", ["--begin", "0.9"], "begin, end: got 0.9"),
         ("freeze", ["--threshold", "nan"], "threshold: got nan, expected a number from 0 to 1"),
         ("freeze", ["--threshold", "5"], "threshold: got 5.0"),
-        ("freeze", ["--measure", "cosine"], "measure: got 'cosine' ('cosine' is unknown; did you mean"),
-        ("freeze", ["--measure", "cka_distance"], "measure: got 'cka_distance' ('cka_distance' is a distance)"),
+        ("freeze", ["--measure", "cosine"], "measure: got 'cosine', where 'cosine' is unknown (did you mean"),
+        ("freeze", ["--measure", "cka_distance"], "measure: got 'cka_distance', where 'cka_distance' is a distance"),
         ("freeze", ["--measure", "cka,svcca"], "measure: got 'cka,svcca', expected one"),
     ],
 )

@@ -69,8 +69,8 @@ def capture(
       PyTorch becomes float32.
 
     Raises:
-      InputError: a model of another kind; an unknown point (the message lists those that exist); no batch; activations
-        of different shapes in different batches.
+      InputError: a model of another kind; an unknown point (the message lists those that exist); no batch; a batch for
+        which a JAX model cannot be traced; activations of different shapes in different batches.
 
     Example:
       >>> import jax, numpy as np, symjax

@@ -1,7 +1,8 @@
 """Values of JAX models, from their jaxprs: values with names in the code, and outputs of submodules."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from symjax.network import Network
 from symjax.network.adapters import MODE_FLAGS, accepted, called
 from symjax.network.naming import SUBMODULE
 from symjax.network.split import Trace
+from symjax.spelling import described
 
 PyTree = Any
 Record = Callable[[str, Any], Any]
@@ -31,6 +33,21 @@ def chosen(points: Sequence[str] | None, named: Sequence[str], submodules: Seque
     if unknown := [point for point in points if point not in known]:
         raise InputError(f"points: got {', '.join(map(repr, unknown))}, expected some of {', '.join(known)}")
     return list(points)
+
+
+@contextlib.contextmanager
+def errors_name_batches(batch: PyTree) -> Iterator[None]:
+    """Raise an `InputError` with the shapes of the batch where tracing the model fails in this context."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # user code can raise anything
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise InputError(
+            f"batches: got a batch {described(batch)} for which tracing the model fails ({reason}), expected inputs as "
+            "the model takes them"
+        ) from error
 
 
 class JaxValues:
@@ -62,7 +79,9 @@ class JaxValues:
             return checkpoint_name(value, SUBMODULE + path) if recorded else value
 
         x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[self._each :], leaf.dtype), batch)
-        closed = _numbered(inline(jax.make_jaxpr(partial(self._function, record))(self._variables, x)))
+        with errors_name_batches(batch):
+            traced = jax.make_jaxpr(partial(self._function, record))(self._variables, x)
+        closed = _numbered(inline(traced))
         inputs = tuple(closed.jaxpr.invars)
         trace = Trace(closed, {}, inputs, (), tuple(closed.jaxpr.outvars), {}, None)
         usable = [name for name in trace.named if is_features(trace.value(name).aval)]  # in the order of computation
@@ -104,7 +123,10 @@ class NetworkValues:
         self._run = jax.jit(lambda member, x: network.features(member, x, names))
 
     def __call__(self, batch: PyTree) -> dict[str, jax.Array]:
-        return self._run(self._member, jax.tree.map(jnp.asarray, batch))
+        batch = jax.tree.map(jnp.asarray, batch)
+        with errors_name_batches(batch):
+            jax.eval_shape(self._run, self._member, batch)
+        return self._run(self._member, batch)
 
 
 def function_values(function: Callable, variables: Sequence, points: Sequence[str] | None) -> JaxValues:

@@ -78,8 +78,8 @@ def create(
 def check_name(name: Any) -> None:
     """Raise an InputError unless `name` is a built-in model or has the form "package.module:build"."""
     if not isinstance(name, str) or not (name in MODELS or is_import_name(name)):
-        expected = f"one of {known_models()}, or package.module:build{did_you_mean(name, MODELS)}"
-        raise InputError(f"model: got {name!r}, expected {expected}")
+        got = f"{name!r}{did_you_mean(name, MODELS)}"
+        raise InputError(f"model: got {got}, expected one of {known_models()}, or package.module:build")
 
 
 @lru_cache

@@ -109,7 +109,7 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
         (2, 5)
     """
     if not isinstance(name, str) or name not in MODELS:
-        raise InputError(f"model: got {name!r}, expected one of {known_models()}{did_you_mean(name, MODELS)}")
+        raise InputError(f"model: got {name!r}{did_you_mean(name, MODELS)}, expected one of {known_models()}")
     if not isinstance(rngs, nnx.Rngs):
         raise InputError(f"rngs: got {short(rngs)}, expected nnx.Rngs")
     return MODELS[name].build(rngs=rngs, **model_options(name, options))

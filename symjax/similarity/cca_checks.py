@@ -7,11 +7,11 @@ from symjax.checks import is_concrete, static_scalar
 from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_pair, warn_user
 
 
-def check_pair(x, y, samples, layout, mask, rcond, *, translation_invariant=False):
+def check_pair(x, y, samples, layout, mask, rcond, *, measure="cca", translation_invariant=False):
     """Return the checked arguments of `cca` as (x, y, rcond)."""
     x, y = as_pair(x, y, samples, layout=layout, mask=mask, translation_invariant=translation_invariant)
     rcond = resolve_rcond(rcond, x, y)
-    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1])
+    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1], measure)
     return x, y, rcond
 
 
@@ -25,8 +25,8 @@ def resolve_rcond(rcond, *sides):
     return static_scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
-def warn_of_few_examples(samples, x_width, y_width):
-    if message := few_examples_message(samples, x_width, y_width):
+def warn_of_few_examples(samples, x_width, y_width, measure="cca"):
+    if message := few_examples_message(samples, x_width, y_width, measure):
         warn_user(message, FewExamplesWarning)
 
 
@@ -45,15 +45,21 @@ def warn_of_dropped_directions(x, y, dropped, rcond=None):
             )
 
 
-def few_examples_message(samples, x_width, y_width):
-    """Return a message if shapes alone determine some correlations, since there are few samples; otherwise None."""
+def few_examples_message(samples, x_width, y_width, measure="cca"):
+    """Return a message if shapes alone determine some correlations, since there are few samples; otherwise None.
+
+    The widths are numbers of neurons, or of the directions that "svcca" keeps.
+    """
     # Two subspaces of n - 1 dimensions share at least d_x + d_y - (n - 1) dimensions, which have correlation 1.
     trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
     if trivial <= 0:
         return None
-    undetermined = ", and pwcca is not determined" if 1 < trivial < min(x_width, y_width) else ""
+    is_undetermined = measure == "pwcca" and 1 < trivial < min(x_width, y_width)
+    width, remedy = "neurons", "svcca, which compares fewer directions"
+    if measure == "svcca":
+        width, remedy = "directions", "a smaller variance"
     return (
-        f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
-        f"correlations are 1 for any data, unless ranks are lower{undetermined}; more than {x_width + y_width} "
-        "samples are needed, or fewer directions, as in svcca"
+        f"{samples} samples of {x_width} and {y_width} {width}: {trivial} of {min(x_width, y_width)} canonical "
+        f"correlations are 1 for any data, unless ranks are lower{', and pwcca is not determined' * is_undetermined}; "
+        f"use more than {x_width + y_width} samples, or {remedy}"
     )

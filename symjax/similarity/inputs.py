@@ -124,8 +124,8 @@ def as_pair(x, y, samples="positions", mask=None, *, layout=None, enlarging=Fals
     if samples == "positions" and _map_size(x) != _map_size(y):
         if not (enlarging and x.ndim == y.ndim):
             raise InputError(
-                f"y: got shape {given[1]}, expected the map size of x, {given[0]}, where positions are samples; "
-                "samples='flatten' and samples='pool' compare any two sizes"
+                f"y: got shape {given[1]}, expected the map size of x, {given[0]}, for samples='positions'; use "
+                "samples='pool' (mean over positions) or samples='flatten' for other shapes"
             )
         size = tuple(map(max, _map_size(x), _map_size(y)))
         x, y = enlarge(x, size), enlarge(y, size)

@@ -198,7 +198,11 @@ def _few_directions(samples, left, left_layers, right, right_layers):
         {layer: int(directions[layers == layer].max()) for layer in np.unique(layers).tolist()}
         for directions, layers in ((left, left_layers), (right, right_layers))
     )
-    return {(k, m): few_examples_message(samples, p, q) for k, p in most_left.items() for m, q in most_right.items()}
+    return {
+        (k, m): few_examples_message(samples, p, q, "svcca")
+        for k, p in most_left.items()
+        for m, q in most_right.items()
+    }
 
 
 def _pair_by_pair(measure, a, b, mask, options, update):

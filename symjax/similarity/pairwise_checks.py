@@ -137,7 +137,8 @@ def check_layers(measure, a, b, groups, dtype, options):
                 except InputError as error:
                     more = len(rows) > 1 and shapes[0] != shapes[1]
                     hint = "; layers='same' compares none of different names" if more else ""
-                    raise InputError(f"layers {a.layers[k]!r} (x) and {b.layers[m]!r} (y): {error}{hint}") from error
+                    pair = f"layers {a.layers[k]!r} (x) and {b.layers[m]!r} (y) by {measure.name}"
+                    raise InputError(f"{pair}: {error}{hint}") from error
                 messages[k, m] = messages.get((k, m)) or message
     return messages
 

@@ -52,7 +52,7 @@ def pwcca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
         1.000
     """
     default = rcond is None
-    x, y, rcond = check_pair(x, y, samples, layout, mask, rcond, translation_invariant=True)
+    x, y, rcond = check_pair(x, y, samples, layout, mask, rcond, measure="pwcca", translation_invariant=True)
     value, undetermined, *dropped = _pwcca(x, y, rcond)
     if default:
         warn_of_dropped_directions(x, y, dropped, rcond)

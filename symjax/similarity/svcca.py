@@ -56,7 +56,7 @@ def svcca(x, y, variance=0.99, *, samples="positions", layout=None, mask=None, f
     x, y = as_pair(x, y, samples, layout=layout, mask=mask, translation_invariant=not full_output)
     similarity, result = _svcca(x, y, check_variance(variance))
     if is_concrete(similarity):
-        warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank))
+        warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank), "svcca")
     return (similarity, result) if full_output else similarity
 
 

@@ -51,6 +51,6 @@ def as_measure(name, value):
     if isinstance(value, str) and value in MEASURES:
         return MEASURES[value]
     if not callable(value):
-        expected = f"one of {', '.join(MEASURES)}, a Measure or a function{did_you_mean(value, MEASURES)}"
-        raise InputError(f"{name}: got {short(value)}, expected {expected}")
+        got = f"{short(value)}{did_you_mean(value, MEASURES)}"
+        raise InputError(f"{name}: got {got}, expected one of {', '.join(MEASURES)}, a Measure or a function")
     return value

@@ -74,7 +74,7 @@ def pwcca_stream(rcond=None, *, samples="positions", layout=None):
         >>> print(f"{stream.finalize(state):.3f}")
         1.000
     """
-    return _cca_stream(_pwcca, rcond, samples, layout)
+    return _cca_stream(_pwcca, rcond, samples, layout, "pwcca")
 
 
 def svcca_stream(variance=0.99, *, samples="positions", layout=None, full_output=False):
@@ -101,7 +101,7 @@ def svcca_stream(variance=0.99, *, samples="positions", layout=None, full_output
     def finalize(state, num_samples):
         similarity, result = _svcca(state, variance)
         if num_samples is not None and is_concrete(similarity):
-            warn_of_few_examples(num_samples, int(result.x_rank), int(result.y_rank))
+            warn_of_few_examples(num_samples, int(result.x_rank), int(result.y_rank), "svcca")
         return (similarity, result) if full_output else similarity
 
     return _stream(as_pair, samples, layout, finalize)
@@ -186,14 +186,14 @@ def wreath_procrustes_stream(*, samples="positions", layout=None, full_output=Fa
     return _stream(paired_samples, samples, layout, finalize)
 
 
-def _cca_stream(compute, rcond, samples, layout):
+def _cca_stream(compute, rcond, samples, layout, measure="cca"):
     """Return the `Stream` with the result compute(state, rcond)."""
     if rcond is not None:
         resolve_rcond(rcond)
 
     def finalize(state, num_samples):
         if num_samples is not None:
-            warn_of_few_examples(num_samples, len(state.x.shift), len(state.y.shift))
+            warn_of_few_examples(num_samples, len(state.x.shift), len(state.y.shift), measure)
         sides = (jax.ShapeDtypeStruct((1, len(z.shift)), z.shift.dtype) for z in (state.x, state.y))
         return compute(state, resolve_rcond(rcond, *sides))
 

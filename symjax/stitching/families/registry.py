@@ -115,7 +115,7 @@ def parse_family(text: str) -> Family:
         return _make(text, *known)
     imported = _IMPORT_NAME.fullmatch(text)
     if imported is None or text.partition(":")[0] in FAMILIES:
-        raise InputError(f"families: got {text!r}, expected one of {family_names()}{did_you_mean(text, FAMILIES)}")
+        raise InputError(f"families: got {text!r}{did_you_mean(text, FAMILIES)}, expected one of {family_names()}")
     return _make(text, import_named("families", imported[1]), imported[2] or "")
 
 
