@@ -76,7 +76,8 @@ class ZooSettings:
     max_device_memory: Annotated[str | None, optional("BYTES", "no limit")] = None
     """Limit on the memory of each device, as in 16GB; work that needs more is divided into groups that fit."""
     dry_run: bool = False
-    """Only report how much work is left, and what it costs in operations, device memory and time."""
+    """Only report how much work is left, and what it costs in operations, device memory and time. This compiles the
+    largest programs and trains a few steps, which can take longer than a small experiment."""
 
     def parse_seeds(self) -> tuple[int, ...]:
         """Return the seeds as integers."""

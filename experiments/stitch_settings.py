@@ -88,7 +88,8 @@ class StitchSettings(RunSettings, SharedSettings):
             if 0 < available < PAIRS:
                 count = available
                 if hosts.is_first():
-                    print(f"pairs: all {available} of {len(seeds)} members, not {PAIRS}, the default", file=sys.stderr)
+                    have = f"{len(seeds)} seeds have {available} ordered pairs"
+                    print(f"pairs: using all {available}, since {have}; the default is {PAIRS}", file=sys.stderr)
         return draw_pairs(seeds, count, self.pair_seed, seeds_b=seeds if between else None)
 
     def fit_config(self, recipe: Recipe) -> FitConfig:

@@ -44,7 +44,7 @@ class SweepResult(NamedTuple):
       pairs: ordered pairs (front seed, tail seed).
       table: the rows of results.csv of the requested pairs, layers and families, in the order of the request.
       curves: the rows of curves.csv of the same pairs, layers and families.
-      left_out: a sentence on requested families and points that cannot be stitched; empty if there are none.
+      remarks: sentences on families and points that cannot be stitched or trained as requested; "" if there are none.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class SweepResult(NamedTuple):
     pairs: list[tuple[int, int]]
     table: pd.DataFrame
     curves: pd.DataFrame
-    left_out: str = ""
+    remarks: str = ""
 
     @property
     def over_pairs(self) -> str:
@@ -61,11 +61,11 @@ class SweepResult(NamedTuple):
         return f"mean ± deviation over {len(self.pairs)} pairs" if len(self.pairs) > 1 else "one pair"
 
     def summary(self, text: str, tables: dict[str, pd.DataFrame], figures: Sequence[str]) -> Summary:
-        """Return the summary; what was left out, and warnings about losses and projections, follow the text."""
+        """Return the summary; the remarks, and warnings about losses and projections, follow the text."""
         columns = [name for name in ("clean_accuracy_a", "clean_accuracy_b") if name in self.table]
         clean = " and ".join(f"{mean(self.table[name]):.2f} %" for name in columns or ["clean_accuracy"])
         title = f"{self.name} on {self.dataset.name}: clean accuracy {clean}"
-        text = " ".join(part for part in (text, self.left_out, numerical_warnings(self.curves)) if part)
+        text = " ".join(part for part in (text, self.remarks, numerical_warnings(self.curves)) if part)
         return Summary(self.folder, title, text, tables, tuple(figures))
 
 
@@ -114,7 +114,8 @@ def sweep(
     plan, left_out = _plan(sides[0].network, sides[-1].network, settings.layers, families, fit_config)
     check_plan(plan, dataset)
     comparison.check(dataset)
-    plan, left_out = comparison.add_to(plan, left_out)
+    plan, remarks = comparison.add_to(plan, left_out)
+    remarks = " ".join(filter(None, (remarks, plan.epochs_warning)))
     for part in plan.parts():
         check_plan(part, dataset)
     permuted = []
@@ -140,8 +141,8 @@ def sweep(
         return [*training, stitch_phase(sides, dataset, plan, pairs, out.path, limit)]
 
     dry_run.stop(settings, config, dataset, out.path, phases, model)
-    if left_out and hosts.is_first():
-        print(left_out, file=sys.stderr)
+    if remarks and hosts.is_first():
+        print(remarks, file=sys.stderr)
     zoos = [settings.train_zoo(side.config, dataset, side.folder, seeds=side.seeds) for side in sides]
     controls = {}
     for side in permuted:
@@ -178,7 +179,7 @@ def sweep(
         both = [with_both_layers(rows) for rows in (results.table(pairs, plan), results.curves(pairs, plan))]
         table, curves = (rows.drop(columns="layer_b", errors="ignore") for rows in both)
         name = " to ".join(names) if between else fronts.network.name
-        yield SweepResult(folder, name, dataset, pairs, table, curves, left_out)
+        yield SweepResult(folder, name, dataset, pairs, table, curves, remarks)
 
 
 def _two_sides(
@@ -280,10 +281,11 @@ def _run(kind: str, sweep: Sweep, zoos: Sequence[Zoo], pairs, seed: int, **contr
     groups = -(-len(pairs) // sweep.group_size)
     epochs = sweep.plan.config.epochs if sweep.plan.trained else 0
     with (
-        progress_bar(desc=kind, unit="epoch", total=groups * epochs) as training,
+        progress_bar(
+            desc=kind, unit="epoch", total=groups * epochs, disable=not epochs, postfix="compiling"
+        ) as training,
         progress_bar(desc="evaluate", unit="batch", total=groups * sweep.evaluation_steps) as evaluation,
     ):
-        training.set_postfix_str("compiling")
 
         def update(bar, metrics):
             if metrics is not None:

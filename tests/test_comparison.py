@@ -33,6 +33,8 @@ def test_values_and_matrix():
     page = result._repr_html_()
     assert "&lt;out&gt;" in page and "<out>" not in page and "calibrated" not in page and page.count("<tr") == 13
     figure = result.plot()
+    zeros = compare({"relu1": A["relu1"], "relu2": -np.ones((30, 2))}, A, lambda x, y: -1e-5 * jnp.vdot(x, x)).plot()
+    assert "0.00" in [text.get_text() for text in zeros.axes[0].texts]
     assert [axes.get_title() for axes in figure.axes] == ["CKA", "procrustes_distance"]
     assert figure.get_supxlabel() == "layer of other" and figure.get_supylabel() == "layer of one"
     with pytest.raises(InputError, match=r"^measure: got 'cca' \(did you mean cka\?\), expected"):

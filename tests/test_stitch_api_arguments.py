@@ -172,6 +172,12 @@ def test_numerical_problems_are_warnings():
     assert np.isnan(result.table.penalty).all()
 
 
+def test_a_single_epoch_of_birkhoff_is_a_warning():
+    a, *_ = planted()
+    with pytest.warns(UserWarning, match="parameters of birkhoff are not trained with 1 epoch.*, only with 2 or more"):
+        symjax.stitch(a, a, "relu1", families="full,birkhoff", train=(X, Y), test=(X, Y), **ONE)
+
+
 @pytest.mark.slow
 def test_the_example_runs():
     assert doctest.testmod(symjax.stitching.api).failed == 0

@@ -199,7 +199,7 @@ def test_as_a_process():
 def test_two_members_have_two_pairs_and_no_error(module, capsys):
     few, many = module.Settings(seeds="2"), module.Settings()
     assert sorted(few.draw_pairs(few.parse_seeds())) == [(0, 1), (1, 0)]
-    assert capsys.readouterr().err == "pairs: all 2 of 2 members, not 4, the default\n"
+    assert capsys.readouterr().err == "pairs: using all 2, since 2 seeds have 2 ordered pairs; the default is 4\n"
     assert many.draw_pairs(many.parse_seeds()) == draw_pairs(range(4), 4) and not capsys.readouterr().err
     with pytest.raises(InputError, match="pairs: got '4', expected 1 to 2 with 2 members, or all"):
         module.Settings(seeds="2", pairs="4").draw_pairs((0, 1))

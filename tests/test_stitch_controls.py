@@ -183,6 +183,15 @@ def fake(monkeypatch, tmp_path):
     return FakeSweep
 
 
+def test_the_conclusion_warns_of_a_single_epoch_of_birkhoff(fake, tmp_path, capsys):
+    words = ["--families", "full,birkhoff", "--layers", "relu1", "--pairs", 1]
+    command(*words, "--stitch-epochs", 1, out=tmp_path / "one")
+    warning = "Warning: parameters of birkhoff are not trained with 1 epoch(s), only with 2 or more."
+    assert all(warning in text for text in capsys.readouterr())
+    command(*words, "--stitch-epochs", 2, out=tmp_path / "two")
+    assert not any(warning in text for text in capsys.readouterr())
+
+
 @pytest.mark.slow
 def test_controls_and_losses_extend_a_folder_and_compute_nothing_twice(fake, tmp_path):
     every = ["--families", "full,matched", "--pairs", 2, "--controls", "--loss", "task,match"]

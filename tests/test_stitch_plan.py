@@ -30,6 +30,12 @@ def test_family_progress_is_one_half_at_the_halfway_epoch(epochs):
     assert progress == sorted(progress) and progress[0] == 0 and progress[-1] < 1
 
 
+@pytest.mark.parametrize(("epochs", "reported"), [(1, True), (2, False)])
+def test_families_that_need_two_epochs_are_reported(epochs, reported):
+    plan = make_plan("full,birkhoff:0.2,softsort", dataclasses.replace(CONFIG, epochs=epochs))
+    assert ("of birkhoff:0.2 are not trained" in plan.epochs_warning) == bool(plan.epochs_warning) == reported
+
+
 @pytest.mark.parametrize("bad", [{"schedule": "cosin"}, {"optimizer": "adamw"}, {"translate": -1}])
 def test_fit_settings_are_checked(bad):
     with pytest.raises(InputError, match=next(iter(bad))):

@@ -102,7 +102,8 @@ def estimate_memory(
     def run(members, shared):
         return each(lambda member: fn(member, shared), execution)(members)
 
-    compiled = jax.jit(run, compiler_options=compiler_options()).lower(members, shared).compile()
+    # The fastest compilation: the memory is that of effort 1, and the level of LLVM does not change it.
+    compiled = jax.jit(run, compiler_options=compiler_options(effort=0)).lower(members, shared).compile()
     analysis = compiled.memory_analysis()
     if analysis is None:
         raise InputError(f"max_device_memory: the compiler for {jax.default_backend()} reports no memory analysis")

@@ -6,14 +6,29 @@ from tqdm import tqdm
 
 from symjax.ops import hosts
 
+LOG_INTERVAL = 30  # seconds between lines of a log
+
+
+class LogLines(tqdm):
+    """Progress in a log file: each update is a line without a bar."""
+
+    def display(self, msg=None, pos=None):
+        if msg != "":  # the text with which tqdm clears a bar
+            print(self, end="" if self.disable else "\n", file=self.fp, flush=True)  # `close` ends the last line
+
+    def clear(self, nolock=False):
+        pass
+
 
 def progress_bar(**options) -> tqdm:
-    """Return a progress bar as wide as the terminal, shown by the first process of a job only.
+    """Return a progress bar as wide as the terminal, or `LogLines` without a terminal.
 
-    Without a terminal every update is a separate line, so updates are at least 15 s apart.
+    It is shown by the first process of a job only.
     """
     options["disable"] = options.get("disable", False) or not hosts.is_first()
-    return tqdm(mininterval=0.1 if sys.stderr.isatty() else 15, dynamic_ncols=True, **options)
+    if sys.stderr.isatty():
+        return tqdm(dynamic_ncols=True, **options)
+    return LogLines(ncols=0, mininterval=LOG_INTERVAL, maxinterval=LOG_INTERVAL, **options)
 
 
 def warn(message: str) -> None:

@@ -23,7 +23,7 @@ from symjax.plots.style import (
 )
 from symjax.tables import mean
 
-HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
+HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": "z.2f"}
 
 
 def over_time(

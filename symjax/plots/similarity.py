@@ -100,7 +100,7 @@ def heatmaps(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) ->
                 vmax=most if is_distance(measure) else max(1.0, most),
                 cmap="viridis_r" if is_distance(measure) else "viridis",
                 annot=True,
-                fmt=".2f",
+                fmt="z.2f",
                 annot_kws={"fontsize": fontsize},
                 square=True,
                 cbar=False,

@@ -197,7 +197,8 @@ def stitch(
         plan = plan.with_controls(names, (objective,))
     members = {0: member_a, 1: member_b}.__getitem__
     result = run_pair(plan, dataset, members, (0, 1), devices=devices, controls=lambda _: fronts, seed=seed)
-    if text := numerical_warnings(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves"):
+    numerical = numerical_warnings(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves")
+    for text in filter(None, (plan.epochs_warning, numerical)):
         warnings.warn(text, stacklevel=2)
     evaluation = {"batch_size": config.eval_batch_size, "metric": metric}
     same_task = tree_types(outputs[0]) == tree_types(outputs[1])

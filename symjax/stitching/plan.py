@@ -235,6 +235,17 @@ class Plan:
         return (*self.trained, *self.closed_form)
 
     @property
+    def epochs_warning(self) -> str:
+        """A sentence on families that need more epochs (`Family.min_epochs`); "" if there are none."""
+        families = [family for family in self.trained if family.min_epochs > self.config.epochs]
+        if not families:
+            return ""
+        return (
+            f"Warning: parameters of {', '.join(family.label for family in families)} are not trained with "
+            f"{self.config.epochs} epoch(s), only with {max(family.min_epochs for family in families)} or more."
+        )
+
+    @property
     def candidates(self) -> tuple[Candidate, ...]:
         """All (family, learning rate), in the order of `stacked`."""
         trained = [Candidate(family, rate) for family in self.trained for rate in self.config.learning_rates]

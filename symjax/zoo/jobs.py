@@ -100,10 +100,11 @@ def train_jobs(
     labels = np.stack([np.asarray(job.labels) for job in jobs]) if per_member_labels else None
     _prepare(config, network, len(dataset.train), jobs, devices[0])
     with (
-        progress_bar(desc="zoo", unit="epoch", total=last, initial=start, disable=not progress) as bar,
+        progress_bar(
+            desc="zoo", unit="epoch", total=last, initial=start, disable=not progress, postfix="compiling"
+        ) as bar,
         interruption.deferred() as interrupted,
     ):
-        bar.set_postfix_str("compiling")
         states = parallel.stack([job.state for job in jobs])
         for job in jobs:
             job.state = None

@@ -36,11 +36,13 @@ class Family:
       start: the default start matrix: "identity", "random", "matched" or "least_squares".
       trains: whether the family has trainable parameters. Otherwise the start matrix is the stitch.
       square: whether d_a and d_b must be equal.
+      min_epochs: the smallest number of epochs with which all parameters are trained.
     """
 
     start: ClassVar[str] = "least_squares"
     trains: ClassVar[bool] = True
     square: ClassVar[bool] = False
+    min_epochs: ClassVar[int] = 1
     name: ClassVar[str] = ""
     description: ClassVar[str] = ""
     title: ClassVar[str] = ""

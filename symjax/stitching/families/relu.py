@@ -49,6 +49,7 @@ class Birkhoff(Family):
 
     start: ClassVar[str] = "matched"
     square: ClassVar[bool] = True
+    min_epochs: ClassVar[int] = 2
     scaling_trains_from: ClassVar[float] = HALF
     permutation_fixed_from: ClassVar[float] = HALF
     alpha: float = 0.1
