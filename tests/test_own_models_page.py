@@ -1,4 +1,4 @@
-"""docs/own-models.md: its blocks of Python run, in order; and the first one of README.md."""
+"""docs/own-models.md: its blocks of Python run, in order; and those of README.md."""
 
 import re
 from pathlib import Path
@@ -28,3 +28,11 @@ def test_the_first_block_of_the_readme_runs(capsys):
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
     rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert rows == [line.split()[0] for line in printed.splitlines()]
+
+
+def test_the_block_of_the_library_in_the_readme_prints_what_its_comments_say(capsys):
+    text = PAGE.parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    block = re.search(r"## As a library\n\n```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1]
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    comments = re.findall(r"^print.*  # (.*)$|^# (.*)$", block, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == [line for pair in comments for line in pair if line]
