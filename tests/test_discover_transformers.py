@@ -9,6 +9,8 @@ from discover_helpers import INPUTS, KEY, LAYERS, check, drawn_params, groups_of
 from jax.ad_checkpoint import checkpoint_name
 
 from symjax.groups import discover
+from symjax.groups.discovery.candidates import find_candidate_spaces
+from symjax.groups.discovery.probe import Probe
 from symjax.models import create
 
 # --- the built-in models ---
@@ -26,6 +28,27 @@ def test_spaces_of_a_transformer():
 
 
 # --- planted networks ---
+
+
+def test_candidates_of_attention_are_those_of_the_documentation():
+    def attention(p, x):
+        q, k, v = ((x @ p[name]).reshape(-1, 2, 3) for name in "qkv")
+        weights = jax.nn.softmax(jnp.einsum("shc,thc->hst", q, k))
+        return jnp.einsum("hst,thc->shc", weights, v).reshape(-1, 6) @ p["o"]
+
+    params = drawn_params(q=(4, 6), k=(4, 6), v=(4, 6), o=(6, 4))
+    with jax.enable_x64(True):
+        candidates = find_candidate_spaces(Probe(attention, params, jnp.ones((5, 4)), 0))
+    spaces = {c.name: {(a.path, a.axis): a.positions.tolist() for a in c.axes} for c in candidates}
+    first, second, heads = [[0], [1], [2]], [[3], [4], [5]], [[0, 1, 2], [3, 4, 5]]
+    assert spaces == {
+        "q": {("q", 1): first, ("k", 1): first},
+        "q/2": {("q", 1): second, ("k", 1): second},
+        "v": {("v", 1): first, ("o", 0): first},
+        "v/2": {("v", 1): second, ("o", 0): second},
+        "q/heads": {("q", 1): heads, ("k", 1): heads, ("v", 1): heads, ("o", 0): heads},
+    }
+    assert candidates[-1].families == (("q", "q/2"), ("v", "v/2"))
 
 
 def test_tied_embeddings_of_tokens_turn_by_rotations_alone():

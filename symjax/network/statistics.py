@@ -114,8 +114,12 @@ def _is_affine(trace: Trace, equations: Collection[int], dependent: Collection[V
 def refuse_corrected(training: Trace, inference: Trace) -> None:
     """Raise an InputError if the model combines a running statistic with other state, such as a count of steps.
 
-    An example is an average that starts at zero and is divided by 1 - m ** steps: such a statistic of one batch is not
-    defined.
+    An example is an average from zero with a correction: s_t = m s_{t-1} + (1 - m) b_t with s_0 = 0, of which the model
+    reads s_t / (1 - m^t). For equal batches b this is b, since s_t = (1 - m^t) b. With the fixed point b in place of
+    s_t (`batch_values`) the model would read b / (1 - m^t), which also depends on the count t of steps.
+
+    The model combines two leaves of the state if a value that is independent of the data depends on both. In
+    `training`, the updated statistics count as independent of the data.
     """
     leaves = {path: leaf for group in running(training, training.state) for path, leaf in group.items()}
     others = {

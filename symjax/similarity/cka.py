@@ -160,7 +160,17 @@ _KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split, title="", **notes):
     more = {"zero_channels": True, "title": title, **notes}
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, **more)
+    return Measure(
+        name=name,
+        fn=fn,
+        reference=reference,
+        range=(least, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=invariances,
+        split=split,
+        **more,
+    )
 
 
 def _biased(name, reference, least):
@@ -196,14 +206,14 @@ MEASURES = (
         use="as cka, where channels have arbitrary scales, as after ReLU",
     ),
     Measure(
-        "cka_distance",
-        cka_distance,
-        "Williams et al. 2021, supplement",
-        (0.0, math.pi),
-        "distance",
-        True,
-        _INVARIANT,
-        partial(split, as_angle=True),
+        name="cka_distance",
+        fn=cka_distance,
+        reference="Williams et al. 2021, supplement",
+        range=(0.0, math.pi),
+        kind="distance",
+        symmetric=True,
+        invariances=_INVARIANT,
+        split=partial(split, as_angle=True),
         zero_channels=True,
     ),
 )

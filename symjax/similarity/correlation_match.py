@@ -162,14 +162,14 @@ def split_partial(shapes, *, mass=0.5, samples="positions"):
 
 def _measure(name, fn, reference, symmetric, split, cost, bias, use):
     return Measure(
-        name,
-        fn,
-        reference,
-        (-1.0, 1.0),
-        "similarity",
-        symmetric,
-        frozenset({"permutation", "translation", "isotropic_scaling", "positive_diagonal"}),
-        split,
+        name=name,
+        fn=fn,
+        reference=reference,
+        range=(-1.0, 1.0),
+        kind="similarity",
+        symmetric=symmetric,
+        invariances=frozenset({"permutation", "translation", "isotropic_scaling", "positive_diagonal"}),
+        split=split,
         zero_channels=True,  # they are constant
         title=name.replace("_", " "),
         cost=cost,

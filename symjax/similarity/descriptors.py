@@ -145,14 +145,14 @@ _KLABUNDE = "Klabunde et al. 2025"
 
 def _measure(name, fn, reference, largest, invariances, describe, title, cost, use):
     return Measure(
-        name,
-        fn,
-        f"{reference}; {_KLABUNDE}",
-        (0.0, largest),
-        "distance",
-        True,
-        invariances,
-        partial(split, describe=describe),
+        name=name,
+        fn=fn,
+        reference=f"{reference}; {_KLABUNDE}",
+        range=(0.0, largest),
+        kind="distance",
+        symmetric=True,
+        invariances=invariances,
+        split=partial(split, describe=describe),
         zero_channels=True,
         title=title,
         cost=cost,

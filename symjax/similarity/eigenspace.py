@@ -84,14 +84,14 @@ def split(shapes, *, samples="positions"):
 
 MEASURES = (
     Measure(
-        "eigenspace_overlap",
-        eigenspace_overlap,
-        "May et al. 2019",
-        (0.0, 1.0),
-        "similarity",
-        True,
-        LINEAR,
-        split,
+        name="eigenspace_overlap",
+        fn=eigenspace_overlap,
+        reference="May et al. 2019",
+        range=(0.0, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=LINEAR,
+        split=split,
         one_map_size=True,
         zero_channels=True,
         title="eigenspace overlap",

@@ -90,14 +90,14 @@ def _own_power(neuron):
 
 MEASURES = (
     Measure(
-        "feature_sampled_cka",
-        feature_sampled_cka,
-        "Chun et al. 2025 (arXiv 2502.15104)",
-        (-math.inf, math.inf),
-        "similarity",
-        True,
-        frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip", "cyclic_shift"}),
-        split,
+        name="feature_sampled_cka",
+        fn=feature_sampled_cka,
+        reference="Chun et al. 2025 (arXiv 2502.15104)",
+        range=(-math.inf, math.inf),
+        kind="similarity",
+        symmetric=True,
+        invariances=frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip", "cyclic_shift"}),
+        split=split,
         title="CKA, feature-sampled",
         ends_at_equal=False,
         cost="n^2 p once, n^2 a pair",

@@ -106,14 +106,14 @@ def _smoother_factor_jvp(primals, tangents):
 
 MEASURES = (
     Measure(
-        "gulp",
-        gulp,
-        "Boix-Adsera et al. 2022",
-        (0.0, float("inf")),
-        "distance",
-        True,
-        ORTHOGONAL | {"translation", "isotropic_scaling"},
-        split,
+        name="gulp",
+        fn=gulp,
+        reference="Boix-Adsera et al. 2022",
+        range=(0.0, float("inf")),
+        kind="distance",
+        symmetric=True,
+        invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
+        split=split,
         one_map_size=True,
         zero_channels=True,
         title="GULP",

@@ -94,14 +94,14 @@ def split_sequences(shapes, *, k=10, metric="euclidean", samples="flatten", edit
 
 def _measure(name, fn, split, title, bias, use):
     return Measure(
-        name,
-        fn,
-        "Huh et al. 2024, `lcs_knn` and `edit_distance_knn` of their code",
-        (0.0, 1.0),
-        "similarity",
-        True,
-        ORTHOGONAL | {"isotropic_scaling", "cyclic_shift", "translation"},
-        split,
+        name=name,
+        fn=fn,
+        reference="Huh et al. 2024, `lcs_knn` and `edit_distance_knn` of their code",
+        range=(0.0, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=ORTHOGONAL | {"isotropic_scaling", "cyclic_shift", "translation"},
+        split=split,
         zero_channels=True,
         lost_with=lost_with_metric,
         title=title,

@@ -87,22 +87,29 @@ def merge_sums(a, b, widths):
 
 
 def translate_sums(sums, n, by, widths):
-    """Return the `OffDiagonalSums` of n examples z_i + by."""
-    shifts = _split_sides(by, widths)  # (S, D)
-    half = (shifts * shifts).sum(1) / 2
-    along = matmul(shifts, sums.total[:, None])[:, 0]  # sum over i of shifts z_i
-    spread = matmul(shifts, sums.products)  # (S, D)
-    # r_i becomes r_i + (n - 2) shifts z_i + level.
+    """Return the `OffDiagonalSums` of n examples z_i + by.
+
+    With b the part of `by` of the side x, K_ij becomes <x_i + b, x_j + b> = K_ij + a_i + a_j, where a_i = b'x_i +
+    |b|^2 / 2. With A the sum of all a_i, and c_i and C those of the side of a kernel L, sums over j != i and over
+    i != j are
+
+        r_i -> r_i + (n - 1) a_i + (A - a_i) = r_i + (n - 2) b'x_i + level,   level = b' sum_j x_j + (n - 1) |b|^2,
+        sum K_ij L_ij -> sum (K_ij + a_i + a_j) (L_ij + c_i + c_j)
+                       = sum K_ij L_ij + 2 sum_i (r_i^K c_i + r_i^L a_i) + 2 (n - 2) sum_i a_i c_i + 2 A C.
+    """
+    shifts = _split_sides(by, widths)  # (S, D), the vectors b
+    half = (shifts * shifts).sum(1) / 2  # |b|^2 / 2
+    along = matmul(shifts, sums.total[:, None])[:, 0]  # b' sum_i x_i
+    spread = matmul(shifts, sums.products)  # (S, D), sum of b'x_i z_i
     level = along + (n - 1) * 2 * half
     mean = sums.rows + (n - 2) * along
     crossed = matmul(sums.row_products, shifts.T)
     squared = matmul(spread, shifts.T)
     rows = mean + n * level
     row_products = sums.row_products + (n - 2) * spread + level[:, None] * sums.total[None]
-    # K_ij becomes K_ij + a_i + a_j with a_i = shifts z_i + half.
-    sides = crossed + sums.rows[:, None] * half[None, :]
-    of_sides = squared + along[:, None] * half[None, :] + half[:, None] * along[None, :] + n * jnp.outer(half, half)
-    totals = along + n * half
+    rows_by_a = crossed + sums.rows[:, None] * half[None, :]  # (S, S), sum of r_i a_i'
+    a_by_a = squared + along[:, None] * half[None, :] + half[:, None] * along[None, :] + n * jnp.outer(half, half)
+    a_total = along + n * half
     return OffDiagonalSums(
         sums.total + n * by,
         sums.products + jnp.outer(sums.total, by) + jnp.outer(by, sums.total) + n * jnp.outer(by, by),
@@ -114,7 +121,7 @@ def translate_sums(sums, n, by, widths):
         + jnp.outer(mean, level)
         + jnp.outer(level, mean)
         + n * jnp.outer(level, level),
-        sums.squares + 2 * (sides + sides.T) + 2 * (n - 2) * of_sides + 2 * jnp.outer(totals, totals),
+        sums.squares + 2 * (rows_by_a + rows_by_a.T) + 2 * (n - 2) * a_by_a + 2 * jnp.outer(a_total, a_total),
     )
 
 

@@ -35,7 +35,15 @@ def _as_measure(argument, value):
     if isinstance(measure, Measure):
         return measure
     name = getattr(measure, "__name__", type(measure).__name__)
-    return Measure(name, measure, "", (-np.inf, np.inf), "similarity", False, frozenset())
+    return Measure(
+        name=name,
+        fn=measure,
+        reference="",
+        range=(-np.inf, np.inf),
+        kind="similarity",
+        symmetric=False,
+        invariances=frozenset(),
+    )
 
 
 def measure_options(measures, options):

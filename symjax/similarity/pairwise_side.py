@@ -106,9 +106,13 @@ class PairwiseSide:
     def select(self, layers, models, dtype, padded):
         """Return the `Representations` of these layers and models, and the layer and the model of each.
 
-        Arrays of all models are not copied. If `padded`, lists of arrays with one `common_width` are joined.
+        Row r of stack s is layer `layer_of[s][r]` of model `model_of[s][r]`, and is selected if both are. If `padded`,
+        lists of arrays (n, ..., d) with one w = `common_width(d)` are joined: with zeros, all are (n, ..., w). For
+        stacks [a, b] of width 12 and [c] of width 13, with w = 16, the result has the one stack [a, b, c].
+
+        Arrays (models, n, ...) of which all models are selected are not copied.
         """
-        parts = {}  # by stack, or by bucket: arrays, layers, models
+        parts = {}  # {number of the stack, or (n, ..., w): (arrays, layers, models)}
         for number, (stack, *index) in enumerate(zip(self.stacks, self.layer_of, self.model_of, strict=True)):
             rows = np.flatnonzero(np.isin(index[0], layers) & np.isin(index[1], models))
             if not len(rows):

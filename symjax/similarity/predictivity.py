@@ -118,13 +118,13 @@ def augmented(x, penalty):
 
 def _measure(name, fn, bias):
     return Measure(
-        name,
-        fn,
-        "Yamins et al. 2014; Schrimpf et al. 2018",
-        (-float("inf"), 1.0),
-        "similarity",
-        False,
-        ORTHOGONAL | {"translation", "isotropic_scaling"},
+        name=name,
+        fn=fn,
+        reference="Yamins et al. 2014; Schrimpf et al. 2018",
+        range=(-float("inf"), 1.0),
+        kind="similarity",
+        symmetric=False,
+        invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
         one_map_size=True,
         zero_channels=True,
         ends_at_equal=False,

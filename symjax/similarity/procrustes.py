@@ -219,13 +219,33 @@ def _similarity_of(name, fn, reference, least, invariances, split, title, **note
     split = partial(split, similarity=True)
     rotated = invariances is _ROTATION_INVARIANCES
     more = {"zero_channels": rotated, "counts_channels": not rotated, "title": title, **notes}
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, **more)
+    return Measure(
+        name=name,
+        fn=fn,
+        reference=reference,
+        range=(least, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=invariances,
+        split=split,
+        **more,
+    )
 
 
 def _distance_of(name, fn, reference, most, invariances, split):
     rotated = invariances is _ROTATION_INVARIANCES
     more = {"zero_channels": rotated, "counts_channels": not rotated}
-    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, split, **more)
+    return Measure(
+        name=name,
+        fn=fn,
+        reference=reference,
+        range=(0.0, most),
+        kind="distance",
+        symmetric=True,
+        invariances=invariances,
+        split=split,
+        **more,
+    )
 
 
 _PERMUTATION_INVARIANCES = _SCALING | {"permutation"}

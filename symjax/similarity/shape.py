@@ -130,14 +130,14 @@ def _angle_of(distance):
 
 def _measure(name, alpha, invariances, use, bias):
     return Measure(
-        name,
-        shape_distance if alpha == 1 else partial(shape_distance, alpha=alpha),
-        "Williams et al. 2021",
-        (0.0, math.pi / 2),
-        "distance",
-        True,
-        invariances,
-        partial(split, alpha=alpha),
+        name=name,
+        fn=shape_distance if alpha == 1 else partial(shape_distance, alpha=alpha),
+        reference="Williams et al. 2021",
+        range=(0.0, math.pi / 2),
+        kind="distance",
+        symmetric=True,
+        invariances=invariances,
+        split=partial(split, alpha=alpha),
         one_map_size=True,
         zero_channels=True,
         lost_with=lambda center=True, **_: frozenset({"translation"} if center is False else ()),

@@ -159,13 +159,13 @@ def _rotations(a, b, rotation):
 
 MEASURES = (
     Measure(
-        "stochastic_shape_distance",
-        stochastic_shape_distance,
-        "Duong et al. 2023",
-        (0.0, float("inf")),
-        "distance",
-        True,
-        ORTHOGONAL | {"cyclic_shift"},  # the order of responses does not matter
+        name="stochastic_shape_distance",
+        fn=stochastic_shape_distance,
+        reference="Duong et al. 2023",
+        range=(0.0, float("inf")),
+        kind="distance",
+        symmetric=True,
+        invariances=ORTHOGONAL | {"cyclic_shift"},  # the order of responses does not matter
         zero_channels=True,
         title="stochastic shape distance",
         cost="n decompositions (min(r, c), min(r, c)) of r responses, each iteration, a pair",

@@ -21,7 +21,9 @@ def add_measures(measures: Sequence[Measure]) -> None:
         >>> from symjax.similarity import MEASURES, Measure, add_measures, pairwise
         >>> def mean_gap(x, y):
         ...     return jnp.abs(x.mean() - y.mean())
-        >>> add_measures([Measure("mean_gap", mean_gap, "own", (0.0, float("inf")), "distance", True, frozenset())])
+        >>> add_measures([Measure(
+        ...     name="mean_gap", fn=mean_gap, reference="own", range=(0.0, float("inf")), kind="distance",
+        ...     symmetric=True, invariances=frozenset())])
         >>> layers = {"relu1": jnp.arange(24.0).reshape(2, 4, 3)}
         >>> pairwise(layers, "mean_gap").values[0, 0, 0].tolist()
         [0.0, 12.0]

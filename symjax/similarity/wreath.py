@@ -228,12 +228,32 @@ _split_angle = partial(split_cka, as_angle=True)
 
 def _similarity(name, fn, least, invariances, split, title="", **notes):
     more = {"zero_channels": invariances is _RELU_INVARIANCES, "title": title, **notes}
-    return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, split, **more)
+    return Measure(
+        name=name,
+        fn=fn,
+        reference=_GODFREY,
+        range=(least, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=invariances,
+        split=split,
+        **more,
+    )
 
 
 def _distance(name, fn, most, invariances, split):
     zeros = invariances is _RELU_INVARIANCES
-    return Measure(name, fn, _GODFREY, (0.0, most), "distance", True, invariances, split, zero_channels=zeros)
+    return Measure(
+        name=name,
+        fn=fn,
+        reference=_GODFREY,
+        range=(0.0, most),
+        kind="distance",
+        symmetric=True,
+        invariances=invariances,
+        split=split,
+        zero_channels=zeros,
+    )
 
 
 MEASURES = (

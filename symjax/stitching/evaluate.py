@@ -19,7 +19,7 @@ from symjax.data import normalize, statistics
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.ops.parallel import concatenate, count_members, each_stack, take
-from symjax.stitching.junction import carried_values, each_tail, junction, point_pair
+from symjax.stitching.junction import carried_values, each_tail, make_junction, point_pair
 from symjax.stitching.plan import Plan
 from symjax.stitching.stitched import Pair, Stitch, pad_factors, stitched_output
 from symjax.training.evaluation import Batches, pad_batches, pool_moments, total_score
@@ -41,14 +41,14 @@ def over_batches(fn: Callable, members: PyTree, shared: PyTree) -> PyTree:
     """
     batches, count, *others = shared
 
-    def at(i):
+    def at_batch(i):
         batch = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), batches)
         return fn(*members, batch, *others)
 
     def step(i, results):
-        return jax.tree.map(lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, i, 0), results, at(i))
+        return jax.tree.map(lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, i, 0), results, at_batch(i))
 
-    length, shapes = count_members(batches), jax.eval_shape(at, jnp.int32(0))
+    length, shapes = count_members(batches), jax.eval_shape(at_batch, jnp.int32(0))
     return lax.fori_loop(0, count, step, jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes))
 
 
@@ -65,9 +65,9 @@ def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], batch
     def statistics(point, carried, stitch):
         return stitched_output(plan.network_b, pair.b, carried, stitch, point, "moments", key=key)[1]
 
-    def of_tail(at, item):
+    def of_tail(junction, item):
         carried, point_stitches = item
-        return concatenate(each_stack(partial(statistics, at.b, carried), point_stitches, plan.execution))
+        return concatenate(each_stack(partial(statistics, junction.b, carried), point_stitches, plan.execution))
 
     items = list(zip(fronts, map(pad_factors, stitches), strict=True))
     return each_tail(of_tail, plan.junctions, items, plan.execution)
@@ -101,10 +101,10 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
         agreement = None if classes_b is None else total_score(outputs, classes_b, batch.mask)
         return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask), agreement)
 
-    def of_tail(at, item):
+    def of_tail(junction, item):
         carried, *stacks = item
         pairs = list(zip(*stacks, strict=True))
-        return concatenate(each_stack(partial(score, at.b, carried), pairs, plan.execution))
+        return concatenate(each_stack(partial(score, junction.b, carried), pairs, plan.execution))
 
     items = list(zip(fronts, map(pad_factors, stitches), stats, strict=True))
     return each_tail(of_tail, plan.junctions, items, plan.execution)
@@ -166,7 +166,7 @@ def evaluate_stitch(
     network_b = network if network_b is None else network_b
     point_a, point_b = point_pair(point)
     points = network.index(point_a), network_b.index(point_b)
-    if (shape := np.shape(stitch.matrix)) != (expected := junction(network, network_b, *points).shape):
+    if (shape := np.shape(stitch.matrix)) != (expected := make_junction(network, network_b, *points).shape):
         raise InputError(f"stitch, point: got a matrix {shape} at {point}, expected {expected}")
     mean, std = statistics(mean, std, split.images.shape[-1:])
     if stitch.bias is not None and not np.any(stitch.bias):
@@ -190,9 +190,9 @@ def _mean_score(score: Callable, data: Batches, mean, std, metric) -> float:
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _stitched_score(networks, points, metric, pair: Pair, stitch: Stitch, batch: Batches, mean, std):
     """Return the score of one stitch on one batch; compiled once for all stitches of a point."""
-    at = junction(*networks, *points)
-    (carried,) = carried_values([at], networks[0], pair, normalize(batch.images, mean, std))
-    outputs, _ = stitched_output(networks[1], pair.b, carried, stitch, at.b, "inference")
+    junction = make_junction(*networks, *points)
+    (carried,) = carried_values([junction], networks[0], pair, normalize(batch.images, mean, std))
+    outputs, _ = stitched_output(networks[1], pair.b, carried, stitch, junction.b, "inference")
     return total_score(outputs, batch.labels, batch.mask, metric)
 
 

@@ -127,13 +127,13 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     tail_key = jax.random.fold_in(key, 2)
     order = epoch_indices(order_key, data.images.shape[0], config.batch_size)
 
-    def tail_gradient(at, carried, targets, features_b, key, stitch):
+    def tail_gradient(junction, carried, targets, features_b, key, stitch):
         def loss_fn(stitch):
-            if at.objective != TASK:
-                features = _features_to_match(plan, state.pair, at, carried, stitch, key)
-                target = features_b[_matched_point(plan, at)].astype(jnp.float32)
+            if junction.objective != TASK:
+                features = _features_to_match(plan, state.pair, junction, carried, stitch, key)
+                target = features_b[_matched_point(plan, junction)].astype(jnp.float32)
                 return jnp.mean((features.astype(jnp.float32) - target) ** 2), jnp.float32(jnp.nan)
-            outputs, _ = stitched_output(network_b, state.pair.b, carried, stitch, at.b, "train", key=key)
+            outputs, _ = stitched_output(network_b, state.pair.b, carried, stitch, junction.b, "train", key=key)
             return loss_of(outputs, targets).astype(jnp.float32), jnp.mean(scores_of(outputs, targets))
 
         (loss, score), gradient = jax.value_and_grad(loss_fn, has_aux=True)(stitch)
@@ -148,7 +148,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         images = augment(jax.random.fold_in(augment_key, index), images, flip=config.flip, translate=config.translate)
         targets, step_key = data.labels[indices], jax.random.fold_in(tail_key, index) if network_b.needs_key else None
         fronts = carried_values(plan.junctions, plan.network, state.pair, images, targets)
-        matched_points = {_matched_point(plan, at) for at in plan.junctions if at.objective != TASK}
+        matched_points = {_matched_point(plan, junction) for junction in plan.junctions if junction.objective != TASK}
         features_b = network_b.features(state.pair.b, images, sorted(matched_points)) if matched_points else {}
         gradients, metrics, items, vjps = [], [], [], []
         for carried, point_params in zip(fronts, params, strict=True):
@@ -156,9 +156,9 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
             items.append((carried, stitches))
             vjps.append((vjp, jax.tree.map(jnp.ones_like, penalties)))
 
-        def tail_gradients(at, item):
+        def tail_gradients(junction, item):
             carried, stitches = item
-            gradient = partial(tail_gradient, at, carried, targets, features_b, step_key)
+            gradient = partial(tail_gradient, junction, carried, targets, features_b, step_key)
             return each_stack(gradient, stitches, plan.execution)
 
         tails = each_tail(tail_gradients, plan.junctions, items, plan.execution)
@@ -178,17 +178,17 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     return state._replace(params=params, opt_state=opt_state, epoch=state.epoch + 1), metrics
 
 
-def _matched_point(plan: Plan, at: Junction) -> str:
+def _matched_point(plan: Plan, junction: Junction) -> str:
     """Return the name of the point of B whose features a stitch is trained to match."""
-    return at.tail.name if at.objective == MATCH else plan.network_b.points[-1].name
+    return junction.tail.name if junction.objective == MATCH else plan.network_b.points[-1].name
 
 
-def _features_to_match(plan: Plan, pair: Pair, at: Junction, carried, stitch: Stitch, key) -> jax.Array:
+def _features_to_match(plan: Plan, pair: Pair, junction: Junction, carried, stitch: Stitch, key) -> jax.Array:
     """Return the features of the stitched network at the point of `_matched_point`."""
     values = (stitched_features(stitch, carried[0]), *carried[1:])
     last = len(plan.network_b.points) - 1
-    if at.objective != MATCH and at.b < last:
-        values = plan.network_b.between(pair.b, values, at.b, last, mode="train", key=key)
+    if junction.objective != MATCH and junction.b < last:
+        values = plan.network_b.between(pair.b, values, junction.b, last, mode="train", key=key)
     return materialize(values[0])
 
 

@@ -129,7 +129,7 @@ def parse_point_pairs(network: Network, network_b: Network, text: str) -> tuple[
 
 def _is_possible(network: Network, network_b: Network, a: int, b: int) -> bool:
     try:
-        junction(network, network_b, a, b)
+        make_junction(network, network_b, a, b)
     except InputError:
         return False
     return True
@@ -146,7 +146,7 @@ def wrong_point(network: Network, network_b: Network, a: int, b: int) -> int | N
     return next((i for i in order if _is_possible(network, network_b, i, b)), None)
 
 
-def junction(
+def make_junction(
     network: Network, network_b: Network, a: int, b: int, control: str = RELATED, objective: str = TASK
 ) -> Junction:
     """Return the junction of point number `a` of A's network and point number `b` of B's network.
@@ -256,8 +256,8 @@ def each_tail(
 ) -> list[PyTree]:
     """Return `fn(junction, item)` of each; fronts of one tail run as one program if their items have equal types."""
     groups: dict[tuple, list[int]] = {}
-    for i, at in enumerate(junctions):
-        groups.setdefault((at.b, at.objective), []).append(i)
+    for i, junction in enumerate(junctions):
+        groups.setdefault((junction.b, junction.objective), []).append(i)
     results: list[PyTree] = [None] * len(junctions)
     for indices in groups.values():
         of_tail = partial(fn, junctions[indices[0]])
@@ -273,8 +273,8 @@ def each_tail(
 def _of_fronts(values: Callable, junctions: Sequence[Junction], pair, x: PyTree, classes) -> list[tuple]:
     """Return the values of each junction: `values(member, its junctions)`, or noise for the control `NOISE`."""
     groups: dict[str, list[int]] = {}
-    for i, at in enumerate(junctions):
-        groups.setdefault(RELATED if at.control in (WRONG_LAYER, NOISE) else at.control, []).append(i)
+    for i, junction in enumerate(junctions):
+        groups.setdefault(RELATED if junction.control in (WRONG_LAYER, NOISE) else junction.control, []).append(i)
     results: list[tuple] = [()] * len(junctions)
     for name, indices in groups.items():
         member = pair.a if name == RELATED else pair.controls[name]

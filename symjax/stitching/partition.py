@@ -73,14 +73,14 @@ def cost(plan: Plan, flops: Sequence[float], images: ImageCounts, flops_b: Seque
     """
     flops_b = flops if flops_b is None else flops_b
     trained, fronts, total = len(plan.trained) * len(plan.config.learning_rates), dict[str, int](), 0.0
-    for at in plan.junctions:
-        if at.control != NOISE:
-            member = RELATED if at.control == WRONG_LAYER else at.control
-            fronts[member] = max(fronts.get(member, 0), at.a)
+    for junction in plan.junctions:
+        if junction.control != NOISE:
+            member = RELATED if junction.control == WRONG_LAYER else junction.control
+            fronts[member] = max(fronts.get(member, 0), junction.a)
         full_tail = len(plan.closed_form) * images.closed_form
-        full_tail += trained * (images.closed_form if at.objective == MATCH else images.trained)
-        total += full_tail * sum(flops_b[at.b + 1 :])
-    feature_flops_b = sum(flops_b) if any(at.objective != TASK for at in plan.junctions) else 0
+        full_tail += trained * (images.closed_form if junction.objective == MATCH else images.trained)
+        total += full_tail * sum(flops_b[junction.b + 1 :])
+    feature_flops_b = sum(flops_b) if any(junction.objective != TASK for junction in plan.junctions) else 0
     return images.front * (feature_flops_b + sum(sum(flops[: last + 1]) for last in fronts.values())) + total
 
 

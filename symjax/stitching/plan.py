@@ -16,7 +16,7 @@ from symjax.ops.parallel import Execution
 from symjax.spelling import name_of
 from symjax.stitching.controls import NOISE, OBJECTIVES, RELATED, TASK, WRONG_LAYER, Point
 from symjax.stitching.families import Family
-from symjax.stitching.junction import Junction, as_point, junction, wrong_point
+from symjax.stitching.junction import Junction, as_point, make_junction, wrong_point
 from symjax.stitching.stitched import Pair
 
 CHOICES = {
@@ -109,9 +109,9 @@ class FitConfig:
         return (self.epochs + 1) // 2
 
 
-def is_possible(at: Junction, family: Family) -> bool:
+def is_possible(junction: Junction, family: Family) -> bool:
     """Return whether a plan has a stitch; square families omit the control "wrong_layer" if its width differs."""
-    return at.replaced is None or not family.misfit(at)
+    return junction.replaced is None or not family.misfit(junction)
 
 
 class Candidate(NamedTuple):
@@ -135,7 +135,7 @@ class Plan:
       network_b: the network of B; stitches use its tails. By default that of A.
 
     Raises:
-      InputError: a point does not exist, or two points cannot be stitched (`symjax.stitching.junction`).
+      InputError: a point does not exist, or two points cannot be stitched (`symjax.stitching.junction.make_junction`).
 
     Example:
         >>> import jax, jax.numpy as jnp, symjax
@@ -185,7 +185,7 @@ class Plan:
     @cached_property
     def junctions(self) -> tuple[Junction, ...]:
         """The points of both networks, in the order of `points`."""
-        return tuple(junction(self.network, self.network_b, *as_point(point)) for point in self.points)
+        return tuple(make_junction(self.network, self.network_b, *as_point(point)) for point in self.points)
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -214,8 +214,12 @@ class Plan:
         """Return plans of the possible stitches that are requested, each with all of its families at all its points."""
         families: dict[tuple, list] = {}
         for family in self.families:
-            ends = zip(self.points, self.junctions, strict=True)
-            if points := tuple(point for point, at in ends if is_possible(at, family) and requested(at, family)):
+            points = tuple(
+                point
+                for point, junction in zip(self.points, self.junctions, strict=True)
+                if is_possible(junction, family) and requested(junction, family)
+            )
+            if points:
                 families.setdefault(points, []).append(family)
         return [replace(self, points=points, families=tuple(group)) for points, group in families.items()]
 

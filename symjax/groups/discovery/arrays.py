@@ -1,7 +1,7 @@
 """Arrays of labels, and how operations that move, join or split dimensions change them.
 
-See `symjax.groups.discovery.labels`. A variable has a list of arrays, one for each dimension; None for dimensions of
-size 1.
+See `symjax.groups.discovery.labels`, and the example of attention there. A variable has a list of arrays, one for each
+dimension; None for dimensions of size 1.
 """
 
 from collections import defaultdict
@@ -73,45 +73,45 @@ class LabelArrays:
 
     def _take(self, arrays, indices):
         """Return the labels at the positions `indices` {dimension: array}, new ones at -1."""
-        for at, index in indices.items():
+        for axis, index in indices.items():
             new = (index < 0).any()
             for d, array in enumerate(arrays):
-                if array is None or (d != at and array.shape[at] == 1):
-                    if d == at and len(index) > 1:  # a dimension of size 1 that grew
+                if array is None or (d != axis and array.shape[axis] == 1):
+                    if d == axis and len(index) > 1:  # a dimension of size 1 that grew
                         shape = [1] * len(arrays)
-                        shape[at] = len(index)
-                        arrays = [*arrays[:d], self.fresh(shape, at), *arrays[d + 1 :]]
+                        shape[axis] = len(index)
+                        arrays = [*arrays[:d], self.fresh(shape, axis), *arrays[d + 1 :]]
                     continue
-                if d != at and new:
-                    array = self.squeezed(array, [at], keep=True)
+                if d != axis and new:
+                    array = self.squeezed(array, [axis], keep=True)
                 else:
-                    array = np.take(array, np.maximum(index, 0), at)
+                    array = np.take(array, np.maximum(index, 0), axis)
                     if new:
-                        shape = [len(index) if i == at else 1 for i in range(len(arrays))]
-                        array = np.where((index < 0).reshape(shape), self.fresh(shape, at), array)
-                    if d == at and len(index) == 1:
+                        shape = [len(index) if i == axis else 1 for i in range(len(arrays))]
+                        array = np.where((index < 0).reshape(shape), self.fresh(shape, axis), array)
+                    if d == axis and len(index) == 1:
                         array = None
                 arrays = [*arrays[:d], array, *arrays[d + 1 :]]
         return arrays
 
-    def _concatenate(self, operands, shapes, at):
+    def _concatenate(self, operands, shapes, axis):
         rank, result = len(shapes[0]), []
         for d in range(rank):
             arrays = [
                 ids[d] if ids[d] is not None else self.fresh([*shape[:d], 2, *shape[d + 1 :]], d)[_first(rank, d)]
                 for ids, shape in zip(operands, shapes, strict=True)
-                if ids[d] is not None or d == at
+                if ids[d] is not None or d == axis
             ]
             if not arrays:
                 result.append(None)
-            elif d == at:
-                common = np.broadcast_shapes(*(np.take(array, [0], at).shape for array in arrays))
+            elif d == axis:
+                common = np.broadcast_shapes(*(np.take(array, [0], axis).shape for array in arrays))
                 wide = [
-                    np.broadcast_to(a, [a.shape[i] if i == at else n for i, n in enumerate(common)]) for a in arrays
+                    np.broadcast_to(a, [a.shape[i] if i == axis else n for i, n in enumerate(common)]) for a in arrays
                 ]
-                result.append(np.concatenate(wide, at))
+                result.append(np.concatenate(wide, axis))
             else:
-                arrays = [self.squeezed(array, [at], keep=True) for array in arrays]
+                arrays = [self.squeezed(array, [axis], keep=True) for array in arrays]
                 for array in arrays[1:]:
                     self.tie(array, arrays[0])
                 result.append(min(arrays, key=lambda array: array.size))
@@ -133,6 +133,13 @@ class LabelArrays:
         return result
 
     def _reshape(self, arrays, before, after):
+        """Return the labels after a reshape; record parts and wholes where dimensions are split or merged.
+
+        (5, 6) to (5, 2, 3) has the segments ([0], [0]) and ([1], [1, 2]). In the second, the six labels of the operand
+        are those of the last dimension, one row for each head, and the heads are new labels, their parents. In the
+        reverse reshape, the labels of the last dimension are those of the merged one if each head has its own;
+        otherwise the merged dimension has new labels, which are excluded from the spaces.
+        """
         segments = _segments(before, after)
         result = [None] * len(after)
 
@@ -172,6 +179,7 @@ class LabelArrays:
         return result
 
     def _merge(self, children, parents, key, slot):
+        """Record the parents of children; those of one child by the same factors of a reshape are tied later."""
         children, parents = (np.ravel(side) for side in np.broadcast_arrays(children, parents))
         self._merged.append((hash((key, slot)), children, parents))
 

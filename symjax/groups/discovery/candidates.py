@@ -1,4 +1,19 @@
-"""Candidate spaces: sets of channels that occur together on every axis of every variable."""
+"""Candidate spaces: sets of channels that occur together on every axis of every variable.
+
+In the example of attention in `labels` there are five, with positions on the axes of parameters:
+
+    name      channels  axis 1 of q and k     axis 1 of v, axis 0 of o   families
+    q         3         [0] [1] [2]
+    q/2       3         [3] [4] [5]
+    v         3                               [0] [1] [2]
+    v/2       3                               [3] [4] [5]
+    q/heads   2         [0 1 2] [3 4 5]       [0 1 2] [3 4 5]            (q, q/2), (v, v/2)
+
+q0 to q5 occur together in (5, 6), but q0, q1, q2 are alone in the row of the first head of (5, 2, 3). A class therefore
+has a signature, a hash of the rows in which it occurs, and a space has the classes of one signature. A head has no
+positions itself: those of its channels are recorded for it. An exchange of the heads also exchanges q with q/2, and v
+with v/2.
+"""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -39,7 +54,7 @@ class CandidateSpace:
 
 
 def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
-    """Return sets of channels that occur on the same axes of all variables, children before their parents."""
+    """Return sets of channels that occur in the same rows of all variables, parts (channels) before wholes (heads)."""
     labels = probe.labels
     rng, signature, rows = np.random.default_rng(0), np.zeros(labels.usable.shape, np.uint64), set()
     parents = defaultdict(set, {child: set(above) for child, above in labels.parents.items()})
@@ -107,7 +122,7 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
 
 
 def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
-    """Return the candidates without those that share positions with others, except for spaces and their parts.
+    """Return the candidates without those that share positions with others, except q/heads with its parts q, q/2, ...
 
     Spaces that permute parts come last.
     """
@@ -136,7 +151,7 @@ def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
 
 
 def _record_positions(labels, places, row, fixed, key):
-    """Record the positions of each channel on an axis, for the channel and for its ancestors."""
+    """Record the positions of each channel on an axis, for the channel and for its ancestors: for q0 and for h0."""
     times = Counter()
     for position, c in enumerate(row.tolist()):
         ancestors, new = set(), {c}

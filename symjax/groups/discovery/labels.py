@@ -7,6 +7,24 @@ except along dimensions on whose index the labels depend: each attention head, f
 
 A reshape that merges dimensions, or splits one, relates labels as part and whole: a position of (head x channel) is a
 channel with the head as its parent. A permutation of heads also moves their channels.
+
+Example: attention with 2 heads of 3 channels, tokens x (5, 4), and parameters q, k, v (4, 6) and o (6, 4). Write q0 to
+q5 for the labels of dimension 1 of q, in the same way for k and v, and o0 to o5 for those of dimension 0 of o.
+
+    operation                    result     labels
+    x @ q                        (5, 6)     dimension 1: [q0 ... q5], of shape (1, 6)
+    reshape                      (5, 2, 3)  dimension 1: new labels [h0 h1], (1, 2, 1); dimension 2: [[q0 q1 q2] [q3 q4
+                                            q5]], (1, 2, 3), which depend on the head. h0 is the parent of q0, q1, q2.
+    the same for k and v                    h0' and h1' for k, h0" and h1" for v
+    scores, softmax              (2, 5, 5)  the contraction ties q0 to k0, ..., q5 to k5; heads are a batch dimension,
+                                            which ties h0 to h0' and h1 to h1'. Dimensions 1 and 2 are tokens.
+    weights times values         (5, 2, 3)  ties h0 to h0" and h1 to h1"; dimension 2: [[v0 v1 v2] [v3 v4 v5]]
+    reshape                      (5, 6)     dimension 1: [v0 ... v5], with the parents h0" and h1" again
+    @ o                          (5, 4)     ties v0 to o0, ..., v5 to o5. The output and the data x are frozen, hence
+                                            dimension 0 of q, k, v and dimension 1 of o.
+
+The classes of tied labels (`Labels.classes`) that are not frozen are {qi, ki} and {vi, oi} for each i, and {h0, h0',
+h0"} and {h1, h1', h1"}, the parents of the former. `candidates` makes spaces of them.
 """
 
 from collections import defaultdict
@@ -139,6 +157,7 @@ class Labels(LabelArrays):
             self.reads += [(leaf, array) for array in arrays if array is not None]
 
     def _dot(self, equation):
+        """Tie the contracted and the batch dimensions of both sides, such as channels and heads of q and k."""
         (lc, rc), (lb, rb) = equation.params["dimension_numbers"]
         left, right = equation.invars[:2]
         names = [[("l", d) for d in range(left.aval.ndim)], [("r", d) for d in range(right.aval.ndim)]]
@@ -190,7 +209,10 @@ class Labels(LabelArrays):
     # --- classes of tied labels ---
 
     def _resolve(self):
-        """Set `classes` (count,), the class of each label; `usable`, of each class; and `parents` {class: classes}."""
+        """Set `classes` (count,), the class of each label; `usable`, of each class; and `parents` {class: classes}.
+
+        Where one class of children has parents by several reshapes, as q0 = k0 has h0 and h0', these are tied as well.
+        """
         from scipy.sparse import coo_array  # imported here for a fast --help
         from scipy.sparse.csgraph import connected_components
 
@@ -227,14 +249,17 @@ class Labels(LabelArrays):
             self.usable[self.classes[array.ravel()]] = False
 
     def rows(self, v, d):
-        """Return the classes along dimension d for each index on which they depend: [({dimension: index}, classes)]."""
+        """Return the classes along dimension d for each index on which they depend: [({dimension: index}, classes)].
+
+        For dimension 2 of (5, 2, 3) in the example: [({1: 0}, classes of q0 q1 q2), ({1: 1}, classes of q3 q4 q5)].
+        """
         array = self.of[v][d]
         if array is None:
             return []
         classes = np.moveaxis(self.classes[array], d, -1)
         others = [i for i in range(array.ndim) if i != d]
         return [
-            ({others[i]: at for i, at in enumerate(index) if classes.shape[i] > 1}, classes[index])
+            ({others[i]: position for i, position in enumerate(index) if classes.shape[i] > 1}, classes[index])
             for index in np.ndindex(classes.shape[:-1])
         ]
 
