@@ -1,6 +1,7 @@
 """Procrustes distances: the distance of two representations after the best rotation, or the best permutation."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -211,78 +212,53 @@ def _nan_if_zero(x_norm, y_norm, distance):
 
 
 _SCALING = frozenset({"isotropic_scaling"})
-_ROTATION_INVARIANCES = ORTHOGONAL | _SCALING
+_ROTATED: dict[str, Any] = {"symmetric": True, "invariances": ORTHOGONAL | _SCALING, "zero_channels": True}
+_PERMUTED: dict[str, Any] = {"symmetric": True, "invariances": _SCALING | {"permutation"}, "counts_channels": True}
 _WILLIAMS = "Williams et al. 2021"
 
-
-def _similarity_of(name, fn, reference, least, invariances, split, title, **notes):
-    split = partial(split, similarity=True)
-    rotated = invariances is _ROTATION_INVARIANCES
-    more = {"zero_channels": rotated, "counts_channels": not rotated, "title": title, **notes}
-    return Measure(
-        name=name,
-        fn=fn,
-        reference=reference,
-        range=(least, 1.0),
-        kind="similarity",
-        symmetric=True,
-        invariances=invariances,
-        split=split,
-        **more,
-    )
-
-
-def _distance_of(name, fn, reference, most, invariances, split):
-    rotated = invariances is _ROTATION_INVARIANCES
-    more = {"zero_channels": rotated, "counts_channels": not rotated}
-    return Measure(
-        name=name,
-        fn=fn,
-        reference=reference,
-        range=(0.0, most),
-        kind="distance",
-        symmetric=True,
-        invariances=invariances,
-        split=split,
-        **more,
-    )
-
-
-_PERMUTATION_INVARIANCES = _SCALING | {"permutation"}
-_split_permuted = partial(split, permuted=True)
-
 MEASURES = (
-    _similarity_of(
-        "procrustes",
-        procrustes,
-        "Godfrey et al. 2022",
-        1 - 0.5**0.5,
-        _ROTATION_INVARIANCES,
-        split,
-        "orthogonal Procrustes",
+    Measure(
+        name="procrustes",
+        fn=procrustes,
+        reference="Godfrey et al. 2022",
+        range=(1 - 0.5**0.5, 1.0),
+        kind="similarity",
+        split=partial(split, similarity=True),
+        title="orthogonal Procrustes",
         cost="n p once, (n + p) p q a pair",
         bias="grows with (p + q) / n, and with means, which stay",
         use="a metric up to rotations; all directions by their variance",
+        **_ROTATED,
     ),
-    _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATION_INVARIANCES, split),
-    _similarity_of(
-        "permutation_procrustes",
-        permutation_procrustes,
-        _WILLIAMS,
-        0.0,
-        _PERMUTATION_INVARIANCES,
-        _split_permuted,
-        "permutation Procrustes",
+    Measure(
+        name="procrustes_distance",
+        fn=procrustes_distance,
+        reference=_WILLIAMS,
+        range=(0.0, 2**0.5),
+        kind="distance",
+        split=split,
+        **_ROTATED,
+    ),
+    Measure(
+        name="permutation_procrustes",
+        fn=permutation_procrustes,
+        reference=_WILLIAMS,
+        range=(0.0, 1.0),
+        kind="similarity",
+        split=partial(split, permuted=True, similarity=True),
+        title="permutation Procrustes",
         cost="n p once, n p q + p^3 a pair",
         bias="grows with log(p) / n, and with means, which stay",
         use="whether single neurons agree",
+        **_PERMUTED,
     ),
-    _distance_of(
-        "permutation_procrustes_distance",
-        permutation_procrustes_distance,
-        _WILLIAMS,
-        2.0,
-        _PERMUTATION_INVARIANCES,
-        _split_permuted,
+    Measure(
+        name="permutation_procrustes_distance",
+        fn=permutation_procrustes_distance,
+        reference=_WILLIAMS,
+        range=(0.0, 2.0),
+        kind="distance",
+        split=partial(split, permuted=True),
+        **_PERMUTED,
     ),
 )

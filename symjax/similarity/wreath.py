@@ -5,6 +5,7 @@ Dead channels (zero; for the kernel, constant) are ignored: removing them from a
 
 import math
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -217,69 +218,58 @@ def _wreath_cka(x, y, reduce, estimator, compare):
     return compare(*(centre_kernel(wreath_kernel(z, reduce), estimator) for z in (x, y)))
 
 
+_GODFREY: dict[str, Any] = {"reference": "Godfrey et al. 2022", "symmetric": True}
 _RELU_INVARIANCES = frozenset({"isotropic_scaling", "permutation", "positive_diagonal"})
-_CKA_INVARIANCES = _RELU_INVARIANCES | {"translation", "sign_flip", "cyclic_shift"}
-_GODFREY = "Godfrey et al. 2022"
-_MEDIAN = {"reduce": "median"}
-_median, _split_median = partial(wreath_cka, **_MEDIAN), partial(split_cka, **_MEDIAN)
-_split_similarity = partial(split_procrustes, similarity=True)
-_split_angle = partial(split_cka, as_angle=True)
-
-
-def _similarity(name, fn, least, invariances, split, title="", **notes):
-    more = {"zero_channels": invariances is _RELU_INVARIANCES, "title": title, **notes}
-    return Measure(
-        name=name,
-        fn=fn,
-        reference=_GODFREY,
-        range=(least, 1.0),
-        kind="similarity",
-        symmetric=True,
-        invariances=invariances,
-        split=split,
-        **more,
-    )
-
-
-def _distance(name, fn, most, invariances, split):
-    zeros = invariances is _RELU_INVARIANCES
-    return Measure(
-        name=name,
-        fn=fn,
-        reference=_GODFREY,
-        range=(0.0, most),
-        kind="distance",
-        symmetric=True,
-        invariances=invariances,
-        split=split,
-        zero_channels=zeros,
-    )
-
+_PROCRUSTES = _GODFREY | {"invariances": _RELU_INVARIANCES, "zero_channels": True}
+_CKA = _GODFREY | {"invariances": _RELU_INVARIANCES | {"translation", "sign_flip", "cyclic_shift"}}
 
 MEASURES = (
-    _similarity(
-        "wreath_procrustes",
-        wreath_procrustes,
-        0.0,
-        _RELU_INVARIANCES,
-        _split_similarity,
-        "$G_{\\mathrm{ReLU}}$-Procrustes",
+    Measure(
+        name="wreath_procrustes",
+        fn=wreath_procrustes,
+        range=(0.0, 1.0),
+        kind="similarity",
+        split=partial(split_procrustes, similarity=True),
+        title="$G_{\\mathrm{ReLU}}$-Procrustes",
         cost="n p once, n p q + p^3 a pair",
         bias="grows with log(p) / n, and with the means of neurons, which are not subtracted",
         use="single neurons up to the symmetries of ReLU",
+        **_PROCRUSTES,
     ),
-    _distance("wreath_procrustes_distance", wreath_procrustes_distance, 2.0, _RELU_INVARIANCES, split_procrustes),
-    _similarity(
-        "wreath_cka",
-        wreath_cka,
-        -1.0,
-        _CKA_INVARIANCES,
-        split_cka,
-        "$G_{\\mathrm{ReLU}}$-CKA",
+    Measure(
+        name="wreath_procrustes_distance",
+        fn=wreath_procrustes_distance,
+        range=(0.0, 2.0),
+        kind="distance",
+        split=split_procrustes,
+        **_PROCRUSTES,
+    ),
+    Measure(
+        name="wreath_cka",
+        fn=wreath_cka,
+        range=(-1.0, 1.0),
+        kind="similarity",
+        split=split_cka,
+        title="$G_{\\mathrm{ReLU}}$-CKA",
         cost="n^2 p once, n^2 a pair",
         bias="none: about 0 for independent data",
         use="as cka, up to the symmetries of ReLU; sensitive to the basis of neurons",
+        **_CKA,
     ),
-    _similarity("wreath_cka_median", _median, -1.0, _CKA_INVARIANCES, _split_median),
-    _distance("wreath_cka_distance", wreath_cka_distance, math.pi, _CKA_INVARIANCES, _split_angle),
+    Measure(
+        name="wreath_cka_median",
+        fn=partial(wreath_cka, reduce="median"),
+        range=(-1.0, 1.0),
+        kind="similarity",
+        split=partial(split_cka, reduce="median"),
+        **_CKA,
+    ),
+    Measure(
+        name="wreath_cka_distance",
+        fn=wreath_cka_distance,
+        range=(0.0, math.pi),
+        kind="distance",
+        split=partial(split_cka, as_angle=True),
+        **_CKA,
+    ),
 )
