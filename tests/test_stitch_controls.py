@@ -186,7 +186,7 @@ def fake(monkeypatch, tmp_path):
 def test_the_conclusion_warns_of_a_single_epoch_of_birkhoff(fake, tmp_path, capsys):
     words = ["--families", "full,birkhoff", "--layers", "relu1", "--pairs", 1]
     command(*words, "--stitch-epochs", 1, out=tmp_path / "one")
-    warning = "Warning: parameters of birkhoff are not trained with 1 epoch(s), only with 2 or more."
+    warning = "Warning: some parameters of birkhoff are trained only with 2 or more epochs of the stitches."
     assert all(warning in text for text in capsys.readouterr())
     command(*words, "--stitch-epochs", 2, out=tmp_path / "two")
     assert not any(warning in text for text in capsys.readouterr())

@@ -244,10 +244,8 @@ class Plan:
         families = [family for family in self.trained if family.min_epochs > self.config.epochs]
         if not families:
             return ""
-        return (
-            f"Warning: parameters of {', '.join(family.label for family in families)} are not trained with "
-            f"{self.config.epochs} epoch(s), only with {max(family.min_epochs for family in families)} or more."
-        )
+        labels, least = ", ".join(family.label for family in families), max(family.min_epochs for family in families)
+        return f"Warning: some parameters of {labels} are trained only with {least} or more epochs of the stitches."
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
