@@ -155,9 +155,19 @@ def _kernel_gradient_of_few(x, g, taps, geometry):
     return jax.linear_transpose(lambda kernel: _matmul(x, kernel, geometry), kernel)(g)[0]
 
 
-# Winograd's F(2, 3) per axis: tiles of 2 outputs from 4 inputs, out = A'[(G k) * (B' x)]. B' and A' are spelled out as
-# sums of slices, G is KERNEL. Lavin and Gray 2016, arXiv 1509.09308.
-KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+# Winograd's F(2, 3) per axis: tiles of 2 outputs from 4 inputs, out = A' [(G k) * (B' x)], and for the gradient of the
+# kernel G' [(B' x) * (A g)]. The transforms are spelled out as sums of slices, since products with such small matrices
+# are slow. Lavin and Gray 2016, arXiv 1509.09308.
+
+
+def _kernel_tiles(kernel):
+    """Return G k G' as a 4 x 4 list of arrays (channels, channels)."""
+
+    def along(a, b, c):
+        return a, (a + b + c) / 2, (a - b + c) / 2, c
+
+    columns = [along(*row) for row in kernel]
+    return list(zip(*(along(*column) for column in zip(*columns, strict=True)), strict=True))
 
 
 def _input_tiles(x):
@@ -173,12 +183,34 @@ def _input_tiles(x):
     return [[lax.optimization_barrier(tile.reshape(-1, c)) for tile in along(row, 2, w)] for row in along(x, 1, h)]
 
 
+def _output_tiles(g):
+    """Return A g A' as a 4 x 4 list of arrays (tiles, channels), the transpose of the sums in `_winograd_tiles`."""
+
+    def along(x, axis):
+        a, b = (lax.slice_in_dim(x, i, None, 2, axis) for i in range(2))
+        return a, a + b, a - b, -b
+
+    return [[lax.optimization_barrier(tile.reshape(-1, g.shape[-1])) for tile in along(row, 2)] for row in along(g, 1)]
+
+
+def _winograd_kernel_gradient(x, g, taps, geometry):
+    """Return the kernel gradient by 16 matrix products of tiles, G' (B' x B)' (A g A') G for each pair of channels."""
+
+    def along(a, b, c, d):
+        return a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d
+
+    rows = zip(_input_tiles(x), _output_tiles(g), strict=True)
+    products = [
+        along(*(jnp.matmul(a.T, b, precision=geometry.precision) for a, b in zip(*row, strict=True))) for row in rows
+    ]
+    return jnp.stack([jnp.stack(along(*column)) for column in zip(*products, strict=True)], axis=1)
+
+
 def _winograd_tiles(x, kernel, geometry):
     n, h, w, _ = x.shape
     product = partial(jnp.matmul, precision=geometry.precision)
-    transform, zero = jnp.asarray(KERNEL, kernel.dtype), jnp.zeros((), x.dtype)
-    kernel = jnp.einsum("ai,bj,ijcd->abcd", transform, transform, kernel)
-    products = [[product(tile, kernel[a, b]) for b, tile in enumerate(row)] for a, row in enumerate(_input_tiles(x))]
+    zero = jnp.zeros((), x.dtype)
+    products = [list(map(product, *rows)) for rows in zip(_input_tiles(x), _kernel_tiles(kernel), strict=True)]
 
     def along(a, b, c, d):
         return a + b + c, b - c - d
@@ -196,4 +228,4 @@ def _winograd_tiles(x, kernel, geometry):
 
 _forward = _with_gradients(_native, _kernel_gradient)
 _from_few = _with_gradients(_native, _kernel_gradient_of_few)
-_winograd = _with_gradients(_winograd_tiles, _kernel_gradient)
+_winograd = _with_gradients(_winograd_tiles, _winograd_kernel_gradient)
