@@ -107,6 +107,13 @@ def test_winograd_is_exact_to_float32():
     deviation = np.asarray(jax.jit(partial(conv2d, method="mixed"))(x, kernel), np.float64) - expected
     assert np.sqrt((deviation**2).mean()) < 1e-6 * expected.std()
     assert deviation.any() and "convolution" not in str(jax.make_jaxpr(partial(conv2d, method="mixed"))(x, kernel))
+    cotangent = normal(2, *expected.shape)
+    _, pullback = jax.vjp(partial(conv2d, method="mixed"), x, kernel)
+    with jax.enable_x64(True):
+        _, exact = jax.vjp(partial(conv2d, method="native"), np.float64(x), np.float64(kernel))
+        expected = exact(np.float64(cotangent))
+    for gradient, of_float64 in zip(pullback(cotangent), expected, strict=True):
+        assert np.sqrt(((gradient - of_float64) ** 2).mean()) < 1e-6 * of_float64.std()
 
 
 def test_winograd_leaves_bfloat16_to_convolutions():
