@@ -12,9 +12,6 @@ from symjax.similarity import INVARIANCES, MEASURES
 
 INTRODUCTION = """# All measures
 
-`python -m docs.measures > docs/measures.md` writes this page from `symjax.similarity.MEASURES`. Tests check that every
-invariance in the table holds and that every other one fails.
-
 Start with `cka`, which depends on the distances between all examples, and `mutual_knn`, which depends only on the
 nearest neighbours of each; both compare networks of any widths. `procrustes_distance` is a metric. `cca` and `svcca`
 ignore the scale of directions and need many more examples than features. The `wreath` measures, `soft_matching` and
@@ -52,12 +49,13 @@ def main():
     headings = [name.replace("_", " ") for name in INVARIANCES]
     print(INTRODUCTION)
     print("\n## Invariances\n")
-    print('"yes": the value does not change if one side is transformed and the other is not.')
+    print('"yes": the value does not change if one side is transformed and the other is not. Tests check that every')
+    print("invariance in the table holds and that every other one fails.")
     print("`symmetric`: the order of the two sides does not matter. `derivative`: `jax.grad` is not zero everywhere.\n")
     print(*(f"- {heading}: {text}" for heading, text in zip(headings, INVARIANCES.values(), strict=True)), sep="\n")
     print()
     print(row("measure", "kind", "range", "symmetric", "derivative", *headings))
-    print(row(*["---"] * (5 + len(headings))))
+    print(row(*["---"] * 3, *[":-:"] * (2 + len(headings))))
     print(*map(properties, MEASURES.values()), sep="\n")
     print("\n## Cost, bias, use\n")
     print("The cost is the number of operations of `pairwise`, once for each network and for each pair, for n examples")
@@ -66,6 +64,7 @@ def main():
     print(row(*["---"] * 5))
     for name, measure in MEASURES.items():
         print(row(f"`{name}`", *(notes(name, field) for field in ("cost", "bias", "use")), measure.reference))
+    print("\n`python -m docs.measures > docs/measures.md` writes this page from `symjax.similarity.MEASURES`.")
 
 
 if __name__ == "__main__":
