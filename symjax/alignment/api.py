@@ -1,6 +1,8 @@
 """The element of a network's symmetry that brings one network as near as possible to another."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -19,7 +21,8 @@ from symjax.training import Recipe
 
 METHODS = ("weights", "activations", "both", *LEARNED)
 SEARCHED_GROUPS = ("permutation", "scaled_permutation", "largest")
-CHUNK = 2**25  # entries of the parameters of all pairs that are aligned at once
+MEMORY = 2**25  # entries of the parameters of all pairs that are aligned at once
+CHUNK = 2**20  # such entries for a thread of "weights"
 
 
 def match(
@@ -106,24 +109,35 @@ def match(
     pairs = count_pairs(*(len(next(iter(leaves.values()))) for leaves in (leaves_a, leaves_b)))
     blocks = blocks_of(symmetry, group, paths)
     task = Task(network, symmetry, blocks, method, restarts, epochs, loss, data, precision, rng)
-    working = np.float64 if any(space.balanced for block in blocks for space in block.spaces) else precision
-    step = max(1, CHUNK // (restarts * sum(leaf[0].size for leaf in leaves_a.values())))
-    results = []
-    for start in range(0, pairs, step):
-        rows = np.arange(start, min(start + step, pairs))
+    balanced = any(space.balanced for block in blocks for space in block.spaces)
+    working = np.float64 if balanced else precision
+    size = restarts * sum(leaf[0].size for leaf in leaves_a.values())
+    parts = max(1, pairs * size // (CHUNK if method == "weights" else MEMORY))
+    rows_of_parts = np.array_split(np.arange(pairs), min(parts, pairs))
+
+    def run(rows: np.ndarray, rng: np.random.Generator):
         members = [
             [parallel.take(tree, row % parallel.count_members(tree)) if stacked else tree for row in rows]
             for tree, stacked in ((a, stacked_a), (b, stacked_b))
+            if method != "weights"
         ]
-        parts = (
-            {path: leaf[rows % len(leaf)].astype(working, copy=False) for path, leaf in leaves.items()}
-            for leaves in (leaves_a, leaves_b)
-        )
-        results.append(task.run(*parts, *members))
+        leaves = [  # b changes in place, and a if it is balanced
+            {path: _rows(leaf, rows).astype(working, copy=copied) for path, leaf in tree.items()}
+            for tree, copied in ((leaves_a, balanced), (leaves_b, True))
+        ]
+        return task._replace(rng=rng).run(*leaves, *members)
+
+    workers = min(len(rows_of_parts), os.cpu_count() or 1) if method == "weights" else 1
+    with ThreadPoolExecutor(workers) as pool:  # NumPy and SciPy release the GIL while they compute
+        results = list(pool.map(run, rows_of_parts, rng.spawn(len(rows_of_parts))))
     element, info = _concatenated(results)
     if not (stacked_a or stacked_b):
         element, info = jax.tree.map(lambda value: value[0], (element, info))
     return {name: jnp.asarray(matrix, jnp.result_type(float)) for name, matrix in element.items()}, info
+
+
+def _rows(leaf, rows):
+    return np.broadcast_to(leaf, (len(rows), *leaf.shape[1:])) if len(leaf) == 1 else leaf[rows[0] : rows[-1] + 1]
 
 
 def _is_double(leaf) -> bool:

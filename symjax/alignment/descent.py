@@ -1,14 +1,11 @@
 """Block coordinate descent over the spaces of a symmetry: exact assignments, signs and rotations."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
 
 from symjax.alignment.leaves import acts, apply, channels_of, inner, permutation_of, set_channels, squared
 
-THREADED = 64  # number of channels from which threads make assignments faster
 GAIN = {"float32": 2e-7, "float64": 1e-12}  # relative gain below which a step is rounding, or one of equal optima
 
 
@@ -33,7 +30,7 @@ class Descent:
         self.precision = next(iter(b.values())).dtype
         self.pairs, self.features = len(next(iter(b.values()))), dict(features or {})
         self.total = {
-            space.name: np.broadcast_to(np.eye(space.size), (self.pairs, *2 * [space.size])).copy()
+            space.name: np.tile(np.eye(space.size, dtype=_dtype(space)), (self.pairs, 1, 1))
             for block in blocks
             for space in block.spaces
         }
@@ -48,7 +45,7 @@ class Descent:
 
     def _products(self):
         """Return what the steps maximize: half of what they reduce the objective by."""
-        correlations = sum(_traces(cross[0] + cross[1]) for cross in self.features.values())
+        correlations = sum(_traces(cross).sum(0) for cross in self.features.values())
         return self.weight * inner(self.a, self.b) + correlations / 2
 
     def reset(self, a):
@@ -107,7 +104,7 @@ class Descent:
             matrices, parts = None, {}
             cross = self._cross(block.space, block.space, rows, paths)
             matrices, best = solve(block.space.compact, cross)
-            gain, scale = best - _traces(cross[0] + cross[1]), np.abs(cross).sum((0, 2, 3)) + 1e-300
+            gain, scale = best - _traces(cross).sum(0), np.abs(cross).sum((0, 2, 3), dtype=float) + 1e-300
         better = np.ones(len(rows), bool) if forced else gain > GAIN[self.precision.name] * scale
         rows, matrices = rows[better], matrices[better]
         if not len(rows):
@@ -146,7 +143,8 @@ class Descent:
             total[rows] = matrices @ total[rows]
         else:
             order, entries = permutation_of(matrices)
-            total[rows] = entries * total[rows[:, None], order]
+            moved = total[rows[:, None], order]
+            total[rows] = moved if space.compact == "permutation" else entries * moved
         if space.name in self.features:
             entries = np.abs(matrices) if space.monomial else matrices
             for cross, acting in zip(self.features[space.name], (entries, matrices), strict=True):
@@ -156,17 +154,22 @@ class Descent:
         return next((block.families for block in self.blocks if block.space is space), ())
 
     def _cross(self, first, second, rows, paths, a=None):
-        """Return cross-grams (2, pairs, n, n) of a space of a and a space of b: of even and of odd powers."""
-        cross = np.zeros((2, len(rows), first.size, second.size))
+        """Return cross-grams (kinds, pairs, n, n) of a space of a and a space of b.
+
+        For signed permutations the kinds are even and odd powers; otherwise there is one.
+        """
+        signed = first.compact == "signed_permutation"
+        cross = np.zeros((1 + signed, len(rows), first.size, second.size), float if self.features else self.precision)
+        selected = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
         for axis, other in zip(first.axes, second.axes, strict=True):
             if axis.path in paths and acts(first, axis):
-                left = channels_of((a or self.a)[axis.path], axis, rows)
-                right = channels_of(self.b[other.path], other, rows)
-                odd = first.compact == "signed_permutation" and axis.exponent % 2 == 1
-                cross[int(odd)] += left @ right.swapaxes(1, 2)
-        cross *= self.weight[rows, None, None]
+                left = channels_of((a or self.a)[axis.path], axis, selected)
+                right = channels_of(self.b[other.path], other, selected)
+                cross[int(signed and axis.exponent % 2 == 1)] += left @ right.swapaxes(1, 2)
+        if self.features:
+            cross *= self.weight[rows, None, None]
         if first.name in self.features:
-            cross += self.features[first.name][:, rows] / 2
+            cross += self.features[first.name][: len(cross), rows] / 2
         return cross
 
     def _parts_step(self, block, rows, paths):
@@ -182,7 +185,7 @@ class Descent:
                 gain[:, i, j] += value
                 scale += np.abs(cross).sum((0, 2, 3))
                 if i == j:
-                    now += _traces(cross[0] + cross[1])
+                    now += _traces(cross).sum(0)
         rest = {}
         for path in block.paths:  # entries that the permutation of parts moves, and no matrix of a part
             rest[path] = self.a[path].copy()
@@ -191,7 +194,7 @@ class Descent:
                     if axis.path == path and acts(part, axis):
                         _set_zero(rest[path], axis)
         cross = self._cross(block.space, block.space, rows, paths, rest).sum(0)
-        permutation, value = solve("permutation", np.stack([gain + cross, 0 * gain]))
+        permutation, value = solve("permutation", (gain + cross)[None])
         order = permutation.argmax(2)
         parts = {}
         for kind, family in enumerate(block.families):
@@ -205,6 +208,10 @@ def _set_zero(leaf, axis):
     set_channels(leaf, axis, rows, np.zeros_like(channels_of(leaf, axis, rows)))
 
 
+def _dtype(space):
+    return np.float64 if space.compact == "orthogonal" else np.float32
+
+
 def _tied(block):
     """Return the paths of parameters that hold the space on several dimensions, in which the objective is quadratic."""
     places = [path for path, _ in {(axis.path, axis.axis) for axis in block.space.axes}]
@@ -212,36 +219,32 @@ def _tied(block):
 
 
 def _traces(matrices):
-    return np.einsum("pii->p", matrices)
+    return np.einsum("...ii->...", matrices, dtype=float)
 
 
 def solve(compact, cross):
-    """Return the matrices K (pairs, n, n) that maximize <C, K>, and the maxima, for C = cross[0] + cross[1].
+    """Return the matrices K (pairs, n, n) that maximize <C, K>, and the maxima.
 
-    The entries of signed permutations count by their absolute values in cross[0].
+    C is the sum of cross (kinds, pairs, n, n). For signed permutations the kinds are even powers, in which the entries
+    of K count by their absolute values, and odd powers.
     """
-    even, odd = cross
     if compact == "orthogonal":
-        left, values, right = np.linalg.svd(even + odd)
+        left, values, right = np.linalg.svd(cross.sum(0, dtype=float))
         return left @ right, values.sum(1)
-    score = even + np.abs(odd) if compact == "signed_permutation" else even + odd
+    score = cross[0] + np.abs(cross[1]) if compact == "signed_permutation" else cross[0]
+    places = (np.arange(len(score))[:, None], np.arange(score.shape[1]), _assignments(score))
     matrices = np.zeros_like(score)
-    matrices[np.arange(len(score))[:, None], np.arange(score.shape[1]), _assignments(score)] = 1
-    best = (score * matrices).sum((1, 2))
+    matrices[places] = 1
     if compact == "signed_permutation":
-        matrices *= np.where(odd < 0, -1, 1)
-    return matrices, best
+        matrices[places] = np.where(cross[1][places] < 0, -1, 1)
+    return matrices, score[places].sum(1, dtype=float)
 
 
 def _assignments(score):
-    """Return the columns (pairs, n) with the largest sums. SciPy releases the GIL while it assigns."""
+    """Return the columns (pairs, n) with the largest sums."""
     from scipy.optimize import linear_sum_assignment  # imported here for a fast --help
 
-    workers = min(len(score), os.cpu_count() or 1)
-    if workers < 2 or score.shape[1] < THREADED:
-        return np.array([linear_sum_assignment(one, maximize=True)[1] for one in score]).reshape(score.shape[:2])
-    with ThreadPoolExecutor(workers) as pool:
-        return np.array(list(pool.map(lambda one: linear_sum_assignment(one, maximize=True)[1], score)))
+    return np.array([linear_sum_assignment(one, maximize=True)[1] for one in score]).reshape(score.shape[:2])
 
 
 def descend(descent: Descent, rng, max_sweeps: int):

@@ -99,7 +99,7 @@ def _checked(name: str, tree: Any, treedef: Any, shapes: dict[str, tuple]) -> tu
         dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
         if not (is_real(dtype) or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
             raise InputError(f"{name}: got {dtype} at {path}, expected real numbers")
-        if jnp.issubdtype(dtype, jnp.floating) and not np.isfinite(np.asarray(leaf, np.float64)).all():
+        if jnp.issubdtype(dtype, jnp.floating) and not np.isfinite(np.asarray(leaf)).all():
             raise InputError(f"{name}: got NaN or infinite entries at {path}, expected finite ones")
     if lengths == {(0,)}:
         raise InputError(f"{name}: got 0 stacked networks, expected one or more")

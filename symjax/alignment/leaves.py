@@ -3,8 +3,6 @@
 Parameters are NumPy arrays (pairs, *shape): on a host, batches of small matrix products need no compilation.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +26,15 @@ def set_channels(leaf, axis, rows, values):
 
 def _channels_first(leaf, axis):
     """Return a view (pairs, positions on the axis, *other dimensions)."""
+    return np.moveaxis(_selected(leaf, axis), axis.axis + 1, 1)
+
+
+def _selected(leaf, axis):
+    """Return a view of the entries that an axis acts on, in the shape of the parameter."""
     slices = [slice(None)] * leaf.ndim
     for dimension, i in axis.index:
         slices[dimension + 1] = slice(i, i + 1)
-    return np.moveaxis(leaf[tuple(slices)], axis.axis + 1, 1)
+    return leaf[tuple(slices)]
 
 
 def on_host(tree):
@@ -57,27 +60,39 @@ def apply(leaves, space, matrices, rows=slice(None)):
     order, entries = permutation_of(matrices)
     unscaled = (entries == 1).all()
     for axis in space.axes:
-        if acts(space, axis):
-            values = channels_of(leaves[axis.path], axis, rows)
-            if space.monomial:
-                values = values[np.arange(len(rows))[:, None], order]
-                if axis.exponent and not unscaled:
-                    values = entries**axis.exponent * values
-            else:
-                acting = matrices if axis.exponent > 0 else np.linalg.inv(matrices).swapaxes(1, 2)
-                values = acting @ values
-            set_channels(leaves[axis.path], axis, rows, values)
+        if not acts(space, axis):
+            continue
+        leaf = leaves[axis.path]
+        if space.monomial and (unscaled or not axis.exponent):
+            _permute(leaf, axis, order, rows)
+            continue
+        values = channels_of(leaf, axis, rows)
+        if space.monomial:
+            values = entries**axis.exponent * values[np.arange(len(rows))[:, None], order]
+        else:
+            values = (matrices if axis.exponent > 0 else np.linalg.inv(matrices).swapaxes(1, 2)) @ values
+        set_channels(leaf, axis, rows, values)
+
+
+def _permute(leaf, axis, order, rows):
+    """Move the channels of an axis, in place: channel i becomes what channel order[i] was."""
+    view = _selected(leaf, axis)
+    places = np.tile(np.arange(view.shape[axis.axis + 1]), (len(rows), 1))
+    places[:, axis.positions.ravel()] = axis.positions[order].reshape(len(rows), -1)
+    for row, place in zip(rows, places, strict=True):
+        view[row] = view[row].take(place, axis=axis.axis)
 
 
 def squared(leaves) -> np.ndarray:
     """Return the sums of squares of all parameters, one per pair."""
-    return sum(np.einsum("pi,pi->p", flat, flat, dtype=np.float64) for flat in map(_flat, leaves.values()))
+    return inner(leaves, leaves)
 
 
 def inner(first, second) -> np.ndarray:
     """Return the inner products of all parameters, one per pair."""
-    return sum(np.einsum("pi,pi->p", *map(_flat, (first[path], second[path])), dtype=np.float64) for path in first)
+    return sum(products(first[path], second[path]) for path in first)
 
 
-def _flat(leaf):
-    return leaf.reshape(len(leaf), math.prod(leaf.shape[1:]))
+def products(x, y) -> np.ndarray:
+    """Return the inner products of arrays (pairs, *shape); only sums over the last axis have their precision."""
+    return np.vecdot(x, y).reshape(len(x), -1).sum(1, dtype=np.float64)

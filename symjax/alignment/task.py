@@ -10,7 +10,7 @@ from symjax.alignment.balance import balance
 from symjax.alignment.descent import Descent, descend, element_of
 from symjax.alignment.features import correlations
 from symjax.alignment.gradients import Learner, Midpoint
-from symjax.alignment.leaves import channels_of, on_host
+from symjax.alignment.leaves import channels_of, on_host, products
 from symjax.alignment.spaces import Block
 from symjax.groups import Symmetry
 from symjax.spelling import one_line
@@ -55,9 +55,9 @@ class Task(NamedTuple):
     precision: Any
     rng: np.random.Generator
 
-    def run(self, a, b, members_a, members_b):
-        """Return elements and `MatchInfo` for dicts of (pairs, *shape), and the members themselves."""
-        pairs = len(members_a)
+    def run(self, a, b, members_a=(), members_b=()):
+        """Return elements and `MatchInfo` for dicts of (pairs, *shape), and for the members that other methods need."""
+        pairs = len(next(iter(b.values())))
         (to_a, converged_a), (to_b, converged_b) = balance(a, self.blocks), balance(b, self.blocks)
         largest = max(np.abs(leaf).max(initial=0) for leaf in (*a.values(), *b.values()))
         precision = self.precision if 1e-12 < largest < 1e15 else np.float64  # products neither vanish nor overflow
@@ -134,19 +134,16 @@ class Task(NamedTuple):
 
 def _cosines(blocks, a, b):
     """Return cosines between the parameters that hold each space, (pairs,) by name."""
-    sums = {path: _products(a[path], b[path]) for path in b}
+    kinds = ((a, b), (a, a), (b, b))
+    sums = {path: np.stack([products(first[path], second[path]) for first, second in kinds]) for path in b}
     cosines = {}
     for space in (space for block in blocks for space in block.spaces):
         total = np.zeros((3, len(next(iter(b.values())))))
         for axis in space.axes:
             if axis.index or axis.positions.size < b[axis.path].shape[axis.axis + 1]:
-                total += _products(*(channels_of(tree[axis.path], axis) for tree in (a, b)))
+                parts = {id(tree): channels_of(tree[axis.path], axis) for tree in (a, b)}
+                total += np.stack([products(parts[id(first)], parts[id(second)]) for first, second in kinds])
             else:
                 total += sums[axis.path]
         cosines[space.name] = total[0] / np.sqrt(np.maximum(total[1] * total[2], np.finfo(float).tiny))
     return cosines
-
-
-def _products(x, y):
-    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    return np.stack([np.einsum("pi,pi->p", *pair) for pair in ((x, y), (x, x), (y, y))])

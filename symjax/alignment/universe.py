@@ -1,6 +1,7 @@
 """Permutations of many networks at once by Frank-Wolfe (Crisostomi et al. 2024, C2M3), for `merge`."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -57,7 +58,8 @@ def sum_of_distances(leaf: np.ndarray) -> float:
 
 def _rounded(matrices: np.ndarray) -> np.ndarray:
     """Return the permutation matrices of largest inner product with these."""
-    return solve("permutation", np.stack([matrices, 0 * matrices]))[0]
+    with ThreadPoolExecutor() as pool:  # SciPy releases the GIL
+        return np.concatenate(list(pool.map(lambda one: solve("permutation", one[None, None])[0], matrices)))
 
 
 def _along(leaf: np.ndarray, held: list, matrices: Mapping[str, np.ndarray]) -> np.ndarray:
