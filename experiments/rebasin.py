@@ -35,7 +35,7 @@ from symjax.checks import integer, one_of
 from symjax.data import Dataset, normalize
 from symjax.errors import InputError, renamed
 from symjax.groups import Symmetry
-from symjax.network import Member
+from symjax.network import Member, Network
 from symjax.ops import files, parallel
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.pairs import draw_pairs
@@ -53,6 +53,10 @@ MERGED = Schema(
     ("test_accuracy", "repaired_accuracy", "objective", "cycle_error", "pairwise_cycle_error"),
 )
 NAIVE = ("none", "none")
+WITHOUT_FEATURES = (
+    " Matching by activations and merging by CCA do not apply, since no stitch point holds channels that can be "
+    "permuted on their own."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Settings(ZooSettings):
     model: str = "mlp"
     """A name of symjax.models.MODELS, or package.module:build. The published figures are of mlp, vgg11, vgg11_bn,
     resnet20 and resnet20_ln."""
-    methods: str = "weights,activations"
+    methods: Annotated[str | None, optional("NAMES", "weights, and activations if stitch points hold channels")] = None
     """Comma-separated methods of matching: weights, activations, both, straight_through, sinkhorn."""
     groups: str = "permutation,scaled_permutation"
     """Comma-separated groups of the elements: permutation, scaled_permutation, largest."""
@@ -79,13 +83,16 @@ class Settings(ZooSettings):
     out: Annotated[Path | None, optional("DIR", "runs/rebasin/ and a name made from the settings")] = None
     """The folder of the results."""
 
-    def alignments(self) -> list[tuple[str, str]]:
-        """Return (method, group) of all requested alignments."""
-        parts = {"methods": METHODS, "groups": SEARCHED_GROUPS}
-        chosen = {name: [word.strip() for word in getattr(self, name).split(",") if word.strip()] for name in parts}
-        for name, words in chosen.items():
-            for word in words or [""]:
-                one_of(name, word, parts[name])
+    def alignments(self, has_features: bool = True) -> list[tuple[str, str]]:
+        """Return (method, group) of all requested alignments; by default those that the network's features allow."""
+        methods = self.methods if self.methods is not None else "weights,activations" if has_features else "weights"
+        chosen = {
+            name: [word.strip() for word in words.split(",") if word.strip()]
+            for name, words in {"methods": methods, "groups": self.groups}.items()
+        }
+        for name, known in {"methods": METHODS, "groups": SEARCHED_GROUPS}.items():
+            for word in chosen[name] or [""]:
+                one_of(name, word, known)
         lines = [
             (method, group) for method in dict.fromkeys(chosen["methods"]) for group in dict.fromkeys(chosen["groups"])
         ]
@@ -111,7 +118,9 @@ def main(settings: Settings) -> Summary:
     )
 
     def phases() -> list[dry_run.Phase]:
-        requested = requested_alignments(alignments, pairs)
+        network = config.network(dataset)
+        with_features = settings.methods is not None or has_features(network, network.init(jax.random.key(0)), dataset)
+        requested = requested_alignments(settings.alignments(with_features), pairs)
         missing = len(ResultTable(out.path, ROWS).missing(requested))
         return [
             dry_run.zoo_phase(config, dataset, seeds, folder_of_zoo, settings.memory_limit),
@@ -120,6 +129,8 @@ def main(settings: Settings) -> Summary:
 
     dry_run.stop(settings, config, dataset, out.path, phases)
     trained = settings.train_zoo(config, dataset, folder_of_zoo)
+    with_features = has_features(trained.network, trained.member(trained.seeds[0]), dataset)
+    alignments = settings.alignments(with_features)
     with out.open() as folder:
         compute(folder, trained, dataset, alignments, pairs, settings)
         requested = requested_alignments(alignments, pairs)
@@ -156,7 +167,7 @@ def main(settings: Settings) -> Summary:
         return Summary(
             folder,
             f"{trained.network.name} on {dataset.name}: {len(pairs)} pairs of {len(seeds)} networks",
-            conclusion(rows),
+            conclusion(rows) + ("" if with_features else WITHOUT_FEATURES),
             {
                 f"the middle of the line, mean over {len(pairs)} pairs and 95 % interval over networks": means,
                 f"test accuracy (%) of all {len(seeds)} networks merged": merged_table(merged),
@@ -181,7 +192,7 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
             for side in ("model_a", "model_b")
         ]
         if method != "none":
-            symmetry = symmetry_for(trained, dataset)
+            symmetry = symmetry_for(trained.network, trained.member(trained.seeds[0]), dataset)
             element, info = match_all(trained, dataset, *ends, method, group, settings)
             ends[1] = act_all(symmetry, ends[1], element)
             for i, line in enumerate(lines.to_dict("records")):
@@ -200,16 +211,16 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
         results.add(pd.concat(frames))
 
 
-def symmetry_for(trained: zoo.Zoo, dataset: Dataset) -> Symmetry:
-    """Return the symmetry of the network, which is discovered once; inputs can be tokens."""
-    inputs = normalize(dataset.train.images[:2], dataset.mean, dataset.std)
-    return symmetry_of(trained.network, trained.member(trained.seeds[0]), inputs)
+def symmetry_for(network: Network, member: Member, dataset: Dataset) -> Symmetry:
+    """Return the symmetry of a network, which is discovered once; inputs can be tokens."""
+    return symmetry_of(network, member, normalize(dataset.train.images[:2], dataset.mean, dataset.std))
 
 
-def has_feature_spaces(trained: zoo.Zoo, symmetry: Symmetry) -> bool:
+def has_features(network: Network, member: Member, dataset: Dataset) -> bool:
     """Return whether a stitch point holds channels of the symmetry, so that features can be compared."""
+    symmetry = symmetry_for(network, member, dataset)
     try:
-        held_points(trained.network, symmetry, blocks_of(symmetry, "permutation", aligned_paths(symmetry)))
+        held_points(network, symmetry, blocks_of(symmetry, "permutation", aligned_paths(symmetry)))
     except InputError:
         return False
     return True
@@ -254,9 +265,10 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
             {"objective": np.nan, "cycle_error": np.nan, "pairwise_cycle_error": np.nan},
         )
         if line["method"] != "none":
-            symmetry = symmetry_for(trained, dataset)
-            if line["method"] == "cca" and not has_feature_spaces(trained, symmetry):
+            member = trained.member(trained.seeds[0])
+            if line["method"] == "cca" and not has_features(network, member, dataset):
                 continue
+            symmetry = symmetry_for(network, member, dataset)
             data = features_data(dataset, settings) if line["method"] == "cca" else None
             merged, info = alignment.merge(network, members, method=line["method"], group=line["group"], data=data)
             ends = act_all(info.action, members, info.elements)

@@ -132,13 +132,14 @@ def test_language_models(capsys):
     """Their inputs are no real numbers, and no stitch point holds channels that can be permuted alone."""
     words = "--dataset text --model lstm --width 8 --seeds 3 --epochs 1 --train-size 64 --test-size 40 --ts 3".split()
     words += ["--groups", "permutation", "--out", "run"]
-    run = lambda method: run_command(  # noqa: E731
-        experiments.rebasin.main, experiments.rebasin.Settings, [*words, "--methods", method]
+    run = lambda *method: run_command(  # noqa: E731
+        experiments.rebasin.main, experiments.rebasin.Settings, [*words, *method]
     )
-    run("weights")
+    run()
+    assert "Matching by activations and merging by CCA do not apply" in capsys.readouterr().out
     assert set(files.read_csv("run/merged.csv").method) == {"none", "universe", "many"}
     rows = files.read_csv("run/results.csv")
     assert rows[rows.t == 1].groupby(["model_a", "model_b"]).test_loss.nunique().eq(1).all()  # b keeps its function
     with pytest.raises(SystemExit):
-        run("activations")
+        run("--methods", "activations")
     assert "error: --methods: got one that compares features, expected 'weights'" in capsys.readouterr().err
