@@ -112,10 +112,8 @@ def main(settings: Settings) -> Summary:
     document = {"zoo": config.identity(dataset)}
     document |= {name: getattr(settings, name) for name in ("ts", "examples", "restarts", "test_size")}
     name = f"{short_name(settings.dataset)}-{settings.model.replace(':', '-')}"
-    out, folder_of_zoo = (
-        run_folder("rebasin", name, document, dataset, settings.out),
-        settings.zoo or zoo_folder(config),
-    )
+    out = run_folder("rebasin", name, document, dataset, settings.out)
+    folder_of_zoo = settings.zoo or zoo_folder(config)
 
     def phases() -> list[dry_run.Phase]:
         network = config.network(dataset)
@@ -259,11 +257,8 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
     requested = pd.DataFrame([(*line, seeds) for line in lines], columns=list(MERGED.key))
     network, members, cycles = trained.network, trained.members, {}
     for line in table.missing(requested).to_dict("records"):
-        ends, merged, row = (
-            members,
-            jax.tree.map(mean_leaf, members),
-            {"objective": np.nan, "cycle_error": np.nan, "pairwise_cycle_error": np.nan},
-        )
+        ends, merged = members, jax.tree.map(mean_leaf, members)
+        row = dict.fromkeys(("objective", "cycle_error", "pairwise_cycle_error"), np.nan)
         if line["method"] != "none":
             member = trained.member(trained.seeds[0])
             if line["method"] == "cca" and not has_features(network, member, dataset):

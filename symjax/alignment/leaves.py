@@ -90,7 +90,7 @@ def squared(leaves) -> np.ndarray:
 
 def inner(first, second) -> np.ndarray:
     """Return the inner products of all parameters, one per pair."""
-    return sum(products(first[path], second[path]) for path in first)
+    return np.sum([products(first[path], second[path]) for path in first], axis=0)
 
 
 def products(x, y) -> np.ndarray:
