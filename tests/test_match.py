@@ -13,7 +13,7 @@ from test_discover_transformers import SHAPES, transformer
 from test_models import draw
 
 from symjax import InputError, Network
-from symjax.alignment import balance, match, task
+from symjax.alignment import api, balance, match, task
 from symjax.groups import discover
 from symjax.models import MODELS, create
 
@@ -281,7 +281,10 @@ def task_blocks(symmetry):
     return blocks_of(symmetry, "largest", symmetry.shapes)
 
 
-def test_stacked_pairs_are_those_alone(symmetries):
+@pytest.mark.parametrize("chunk", [1, api.CHUNK])
+def test_stacked_pairs_are_those_alone(chunk, symmetries, monkeypatch):
+    """In one part, or each pair in a part of its own and parts in threads."""
+    monkeypatch.setattr(api, "CHUNK", chunk)
     symmetry = symmetries("residual")
     a, b = drawn(RESIDUAL), stack([drawn(RESIDUAL, seed) for seed in (1, 2, 3)])
     element, info = match(symmetry, a, b, group="scaled_permutation", key=KEY)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from symjax.training import Recipe
 METHODS = ("weights", "activations", "both", *LEARNED)
 SEARCHED_GROUPS = ("permutation", "scaled_permutation", "largest")
 MEMORY = 2**25  # entries of the parameters of all pairs that are aligned at once
-CHUNK = 2**20  # such entries for a thread of "weights"
+CHUNK = 2**21  # such entries for a thread of "weights"
 
 
 def match(
@@ -112,10 +113,10 @@ def match(
     balanced = any(space.balanced for block in blocks for space in block.spaces)
     working = np.float64 if balanced else precision
     size = restarts * sum(leaf[0].size for leaf in leaves_a.values())
-    parts = max(1, pairs * size // (CHUNK if method == "weights" else MEMORY))
+    parts = -(-pairs * size // (CHUNK if method == "weights" else MEMORY))
     rows_of_parts = np.array_split(np.arange(pairs), min(parts, pairs))
 
-    def run(rows: np.ndarray, rng: np.random.Generator):
+    def run(rows: np.ndarray):
         members = [
             [parallel.take(tree, row % parallel.count_members(tree)) if stacked else tree for row in rows]
             for tree, stacked in ((a, stacked_a), (b, stacked_b))
@@ -125,11 +126,11 @@ def match(
             {path: _rows(leaf, rows).astype(working, copy=copied) for path, leaf in tree.items()}
             for tree, copied in ((leaves_a, balanced), (leaves_b, True))
         ]
-        return task._replace(rng=rng).run(*leaves, *members)
+        return task._replace(rng=deepcopy(rng)).run(*leaves, *members)  # the same orders of spaces for all parts
 
     workers = min(len(rows_of_parts), os.cpu_count() or 1) if method == "weights" else 1
     with ThreadPoolExecutor(workers) as pool:  # NumPy and SciPy release the GIL while they compute
-        results = list(pool.map(run, rows_of_parts, rng.spawn(len(rows_of_parts))))
+        results = list(pool.map(run, rows_of_parts))
     element, info = _concatenated(results)
     if not (stacked_a or stacked_b):
         element, info = jax.tree.map(lambda value: value[0], (element, info))
