@@ -10,7 +10,7 @@ from kernels import each
 from scipy import stats
 
 from symjax import InputError, calibrate, cka, permutation_test
-from symjax.similarity import MEASURES, FewExamplesWarning, Measure
+from symjax.similarity import MEASURES, FewExamplesWarning, Measure, permuted
 from symjax.similarity.permuted import draw_permutations, permuted_values
 
 KEY = jax.random.key(0)
@@ -32,13 +32,24 @@ def calibrated(value, null, best, alpha, sign=1):
     return min(max((value - threshold) / (best - threshold), 0), 1), p, sign * threshold
 
 
-@pytest.mark.parametrize(("n", "count"), [(5, 20), (6, 12), (40, 25)])
-def test_permutations_are_permutations(n, count):
-    orders = np.asarray(draw_permutations(KEY, n, count).orders())
+@pytest.mark.parametrize(
+    ("n", "count", "cycles", "fixed"),
+    [(5, 20, (1, 5), 0), (40, 25, (1, 40), 0), (47, 9, (3, 15), 2), (60, 11, (5, 12), 0)],
+)
+def test_permutations_are_permutations(n, count, cycles, fixed):
+    permutations = draw_permutations(KEY, n, count)
+    assert permutations.cycles.shape == cycles and permutations.fixed.shape == (fixed,)
+    orders = np.asarray(permutations.orders())
     assert orders.shape == (1 + count, n)
     np.testing.assert_array_equal(orders[0], np.arange(n))
     np.testing.assert_array_equal(np.sort(orders, 1), np.broadcast_to(np.arange(n), orders.shape))
     assert len(np.unique(orders, axis=0)) > 0.7 * len(orders)
+
+
+def test_all_shifts_are_a_group():
+    orders = np.asarray(draw_permutations(KEY, 60, 11).orders())  # all shifts of cycles of 12 examples
+    elements = set(map(tuple, orders.tolist()))
+    assert {tuple(a[b].tolist()) for a in orders for b in orders} == elements and len(elements) == 12
 
 
 def test_every_example_meets_every_other_equally_often():
@@ -59,6 +70,38 @@ def test_values_are_those_of_permuted_representations(measure, size):
     fn = jax.jit(lambda y: measure.fn(x, y))
     expected = [float(fn(y[order])) for order in np.asarray(permutations.orders())]
     np.testing.assert_allclose(values, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(), (2, 2)], ids=["matrices", "maps"])
+@pytest.mark.parametrize(
+    "name",
+    ["cca", "pwcca", "procrustes_distance", "shape_distance", "permutation_procrustes", "cka", "cka_rbf", "gulp"],
+)
+@pytest.mark.few(3)
+def test_values_of_shifts_of_several_cycles(name, size, monkeypatch):
+    """Examples are in three cycles of 15, and two are fixed."""
+    x, y = related(n=47, size=size)
+    measure, permutations = MEASURES[name], draw_permutations(KEY, 47, 9)
+    values = permuted_values(measure, [jax.numpy.asarray(x)], [jax.numpy.asarray(y)], permutations)[:, 0, 0]
+    fn = jax.jit(lambda y: measure.fn(x, y))
+    np.testing.assert_allclose(values, [float(fn(y[order])) for order in np.asarray(permutations.orders())], atol=1e-5)
+    monkeypatch.setattr(permuted, "MAX_PRODUCTS", 1)
+    in_turn = permuted_values(measure, [jax.numpy.asarray(x)], [jax.numpy.asarray(y)], permutations)[:, 0, 0]
+    np.testing.assert_allclose(values, in_turn, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_values_of_shifts_have_the_distribution_of_all_permutations():
+    x, y = map(jax.numpy.asarray, related(n=400, widths=(8, 10)))
+    measure = MEASURES["procrustes"]
+    keys = jax.random.split(KEY, 10)
+    values = [permuted_values(measure, [x], [y], draw_permutations(key, 400, 199))[1:, 0, 0] for key in keys]
+    fn = jax.jit(lambda order: measure.fn(x, y[order]))
+    rng = np.random.default_rng(0)
+    independent = [float(fn(rng.permutation(400))) for _ in range(2000)]
+    assert stats.ks_2samp(np.concatenate(values), independent).pvalue > 0.01
+    low, high = np.quantile(independent, [0.94, 0.96])
+    assert low < np.quantile(np.concatenate(values), 0.95) < high
 
 
 @pytest.mark.parametrize("name", ["lcs_knn", "edit_knn", "rank_similarity", "mutual_knn", "information_imbalance"])
@@ -165,10 +208,17 @@ def within_binomial(rate, alpha, sets):
 
 
 @pytest.mark.parametrize("sets", [200, pytest.param(1000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("name", "n"), [("cka_gretton", 30), ("cka", 8), ("cca", 30), ("procrustes_distance", 8)])
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [("cka_gretton", 30), ("cka", 8), ("cca", 30), ("cca", 60), ("procrustes_distance", 8), ("procrustes", 47)],
+)
 @pytest.mark.few(2)
 def test_type_one_error(name, n, sets):
-    """At n = 8 permutations are of several cosets, at n = 30 shifts of one; chance exceeds .05 in 5 % of data sets."""
+    """Chance exceeds .05 in 5 % of data sets.
+
+    At n = 8 there are several assignments, at n = 30 one cycle, at 60 three cycles, and at 47 two cycles and one fixed
+    example.
+    """
     rate, positive = rejections(name, *normals(sets, n, (4, 3)), 19)
     assert within_binomial(rate, 0.05, sets)
     assert positive <= rate

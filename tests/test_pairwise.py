@@ -178,7 +178,10 @@ def test_feature_form_is_taken_for_many_examples():
 
     assert kept((5000, 40), (5000, 8, 8, 3)) == (40, 5000)
     assert kept((5000, 40), (5000, 32, 32, 3)) == kept((5000, 40), measure="cka_rbf") == (1, 5000**2)
-    assert kept((4000, 40)) == (1, 4000**2)
+    assert kept((4000, 40)) == (40, 4000) and kept((300, 40)) == (1, 300**2)
+    assert (
+        kept((4000, 40), measure="cka_distance") == (1, 4000**2) and kept((5000, 40), measure="cka_distance")[0] == 40
+    )
     assert kept((50, 16, 16, 9), samples="positions") == (9, 50 * 16 * 16)
 
 

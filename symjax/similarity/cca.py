@@ -181,15 +181,12 @@ def split(shapes, *, samples="positions", rcond=None, summary="mean", distance=F
         basis, _, rank = whiten(unit_norm_data(*centre(x)).data, resolve_rcond(rcond, x))
         return Prepared(basis.T, rank)
 
-    def finish(cross, a_rank, b_rank):
-        if summary == "mean":
-            total = jnp.minimum(jnp.linalg.svd(cross, compute_uv=False), 1).sum()
-        else:
-            total = (cross**2).sum()
-        similarity = jnp.minimum(total / jnp.minimum(a_rank, b_rank).astype(cross.dtype), 1)
+    def finish(reduced, a_rank, b_rank):
+        total = reduced if summary == "mean" else (reduced**2).sum()
+        similarity = jnp.minimum(total / jnp.minimum(a_rank, b_rank).astype(total.dtype), 1)
         return 1 - similarity if distance else similarity
 
-    return SplitMeasure(prepare, finish, permute=permute_samples)
+    return SplitMeasure(prepare, finish, permute=permute_samples, nuclear=summary == "mean")
 
 
 MEASURES = (

@@ -21,7 +21,7 @@ from symjax.similarity.linalg import gram_of_centred
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, permute_kernel
 
-MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored if features are far fewer
+MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored even for angles
 INACCURATE = -4  # stands for a value of which subtracting the kernels' diagonals left no digits
 SMALL_ANGLE = 0.15  # angles below it, or as close to pi, lose more than a digit in the cosine
 
@@ -40,12 +40,13 @@ def split(
 ):
     """Return `cka` as a `SplitMeasure`.
 
-    form="auto" takes the form of features for over 4096 examples with less than an eighth as many features on average.
-    The Gram form is preferred more often than for one pair, since each kernel matrix is computed once.
+    form="auto" takes the form of features for less than an eighth as many features as examples on average. The Gram
+    form is preferred more often than for one pair, since each kernel matrix is computed once. Angles, which are
+    accurate near 0 in Gram form alone, have that form up to 4096 examples.
     """
     if form == "auto":
         rows, widths = zip(*(matrix_shape(shape, samples) for shape in shapes), strict=True)
-        few = rows[0] > MANY_EXAMPLES and 8 * sum(widths) < sum(rows)
+        few = 8 * sum(widths) < sum(rows) and (rows[0] > MANY_EXAMPLES or not as_angle)
         form = "features" if few and kernel == "linear" else "gram"
 
     def rows(x):

@@ -273,7 +273,7 @@ def _tile(split, edges, start, sides):
 
     def finish(pair):
         i, j = pair
-        return split.finish(cross[i, j], parallel.take(a.aux, i), parallel.take(b.aux, j))
+        return split.finish(split.reduce(cross[i, j]), parallel.take(a.aux, i), parallel.take(b.aux, j))
 
     # On CPU sequentially: jaxlib decomposes a batch on the threads that run the program and blocks them meanwhile. Two
     # devices that each decompose a batch can deadlock.

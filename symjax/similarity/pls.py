@@ -11,6 +11,7 @@ from symjax.similarity.channels import centre, magnitude
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import from_row_space, to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.nuclear_norm import nuclear_norm
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure, permute_samples
 from symjax.spelling import one_line
@@ -105,7 +106,7 @@ def pls_similarity(x, y, *, samples="positions", layout=None, mask=None):
 
 @jax.jit
 def _similarity(x, y):
-    return _bounded_sum(matmul(_unit(x).T, _unit(y)))
+    return jnp.minimum(nuclear_norm(matmul(_unit(x).T, _unit(y))), 1)
 
 
 @lru_cache(maxsize=64)
@@ -113,13 +114,10 @@ def split(shapes, *, samples="positions"):
     """Return `pls_similarity` as a `SplitMeasure`."""
     return SplitMeasure(
         lambda x: Prepared(_unit(as_matrix(x, "x", samples, layout="nhwc")).T, ()),
-        lambda cross, a, b: _bounded_sum(cross),
+        lambda total, a, b: jnp.minimum(total, 1),
         permute=permute_samples,
+        nuclear=True,
     )
-
-
-def _bounded_sum(cross):
-    return jnp.minimum(jnp.linalg.svd(cross, compute_uv=False).sum(), 1)
 
 
 def _unit(x):

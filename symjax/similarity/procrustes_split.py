@@ -41,11 +41,8 @@ def split(shapes, *, center=False, samples="positions", permuted=False, similari
         distance = jnp.where(a[0] & b[0], distance, jnp.nan)
         return 1 - distance / 2 if similarity else distance
 
-    def finish(cross, a, b):
-        if permuted:
-            inner = matched_sum(cross, assign(cross.T, b[1], a[1])[0])
-        else:
-            inner = jnp.linalg.svd(cross, compute_uv=False).sum()
+    def finish(reduced, a, b):
+        inner = matched_sum(reduced, assign(reduced.T, b[1], a[1])[0]) if permuted else reduced
         return value(safe_sqrt(2 - 2 * inner), a, b)
 
     def exact(a, b):
@@ -57,7 +54,15 @@ def split(shapes, *, center=False, samples="positions", permuted=False, similari
         return value(distance, a.aux, b.aux)
 
     is_inaccurate = partial(is_small_distance, similarity)
-    return SplitMeasure(prepare, finish, exact, is_inaccurate, permute=permute_samples, counts_channels=permuted)
+    return SplitMeasure(
+        prepare,
+        finish,
+        exact,
+        is_inaccurate,
+        permute=permute_samples,
+        counts_channels=permuted,
+        nuclear=not permuted,
+    )
 
 
 def is_small_distance(similarity, value):

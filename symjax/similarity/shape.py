@@ -1,6 +1,7 @@
 """Shape metrics with partial whitening: the angle of two representations after the best linear maps of a class."""
 
 import math
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import jax
@@ -15,7 +16,6 @@ from symjax.similarity.polar import dropped_share, polar
 from symjax.similarity.procrustes import best_rotation
 from symjax.similarity.procrustes_split import SMALL_DISTANCE
 from symjax.similarity.procrustes_split import split as split_procrustes
-from symjax.similarity.split_measure import SplitMeasure
 
 
 def shape_distance(x, y, *, alpha=1.0, center=True, samples="positions", layout=None, mask=None):
@@ -79,12 +79,12 @@ def split(shapes, *, alpha=1.0, center=True, samples="positions"):
     def prepare(x):
         return base.prepare(_whitened(as_matrix(x, "x", samples, layout="nhwc"), alpha, center, _whitening(alpha)))
 
-    return SplitMeasure(
-        prepare,
-        lambda *sides: _angle_of(base.finish(*sides)),
-        lambda *sides: _angle_of(base.exact(*sides)),
-        lambda value: value < SMALL_DISTANCE,
-        permute=base.permute,
+    return replace(
+        base,
+        prepare=prepare,
+        finish=lambda *sides: _angle_of(base.finish(*sides)),
+        exact=lambda *sides: _angle_of(base.exact(*sides)),
+        is_inaccurate=lambda value: value < SMALL_DISTANCE,
     )
 
 

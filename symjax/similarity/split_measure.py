@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.similarity.channels import unit_norm
+from symjax.similarity.nuclear_norm import nuclear_norm
 from symjax.similarity.pair_product import MAP_PRODUCT, PairProduct, Prepared, flatten, larger_size, upsample
 
 
@@ -35,6 +36,7 @@ class SplitMeasure:
         permute: permute(prepared, order), the `Prepared` of x[order] from that of x; `permute_samples`,
             `permute_matrices`, `permute_kernel` or a function. None where x[order] has to be prepared again.
         counts_channels: whether `prepare` leaves out appended zero channels; see `Measure`.
+        nuclear: whether `finish` takes the nuclear norm of X' Y, the sum of its singular values, in place of X' Y.
     """
 
     prepare: Callable[..., Prepared]
@@ -45,23 +47,24 @@ class SplitMeasure:
     product: PairProduct = MAP_PRODUCT
     permute: Callable | None = None
     counts_channels: bool = False
+    nuclear: bool = False
 
     def compare(self, a: Prepared, b: Prepared):
         """Return the value for two `Prepared`; the sizes of their maps must divide each other (see `smaller_size`)."""
         size = self.product.size(a, b)
         a_data, b_data = (self.product.downsample(part.data, size)[None] for part in (a, b))
-        return self.value_of(self.product.multiply(a_data, b_data)[0, 0], a, b)
+        return self.value_of(self.reduce(self.product.multiply(a_data, b_data)[0, 0]), a, lambda: b)
 
-    def value_of(self, cross, a: Prepared, b: Prepared, order=None):
-        """Return the value from the product `cross` of a and b; with `order`, of a and `permute(b, order)`."""
-        value = self.finish(cross, a.aux, b.aux)
+    def reduce(self, cross):
+        """Return what `finish` takes of the product `cross`."""
+        return nuclear_norm(cross) if self.nuclear else cross
+
+    def value_of(self, reduced, a: Prepared, b: Callable[[], Prepared]):
+        """Return the value from the `reduce`d product of a and b(); the data of b() are used where it is inaccurate."""
+        value = self.finish(reduced, a.aux, b().aux)
         if self.exact is None or self.is_inaccurate is None:
             return value
-
-        def exactly():
-            return self.compare_exactly(a, b if order is None else self.permute(b, order))
-
-        return lax.cond(self.is_inaccurate(value), exactly, lambda: value)
+        return lax.cond(self.is_inaccurate(value), lambda: self.compare_exactly(a, b()), lambda: value)
 
     def compare_exactly(self, a: Prepared, b: Prepared):
         """Return `exact` of two `Prepared` after enlarging the smaller map."""

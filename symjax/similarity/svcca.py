@@ -106,12 +106,11 @@ def split(shapes, variance=0.99, *, samples="positions", distance=False):
         basis, _, rank = whiten(_leading_data(*centre(x), variance).data, resolve_rcond(None, x))
         return Prepared(basis.T, rank)
 
-    def finish(cross, a_rank, b_rank):
-        correlations = jnp.minimum(jnp.linalg.svd(cross, compute_uv=False), 1)
-        similarity = correlations.sum() / jnp.minimum(a_rank, b_rank).astype(cross.dtype)
+    def finish(total, a_rank, b_rank):
+        similarity = jnp.minimum(total / jnp.minimum(a_rank, b_rank).astype(total.dtype), 1)
         return 1 - similarity if distance else similarity
 
-    return SplitMeasure(prepare, finish, num_directions=lambda rank: rank, permute=permute_samples)
+    return SplitMeasure(prepare, finish, num_directions=lambda rank: rank, permute=permute_samples, nuclear=True)
 
 
 _REFERENCE = "Raghu et al. 2017, section 2"
