@@ -153,7 +153,7 @@ def permutation_test(
     y without a relation, p <= a has probability at most a (Phipson, Smyth 2010; `Permutations` describes how these
     are drawn). Values equal to the estimate up to rounding count as extreme.
 
-    A measure of `MEASURES` prepares x and y once, and for CKA the values of all permutations are one convolution.
+    A measure of `MEASURES` prepares x and y once, and the products for all permutations follow from Fourier transforms.
 
     Args:
         fn, x, y, key, samples, layout, mask: as in `error_bars`; 2 examples suffice if they do for fn.
