@@ -99,7 +99,7 @@ class Activations(Mapping):
             raise InputError(f"{name}: got shape {shape}, expected (examples, ..., channels){hint}")
         if self._all_ids is not None and len(self._all_ids) != shape[0]:
             raise InputError(f"{name}: got {shape[0]} examples, expected {len(self._all_ids)}, one for each ID")
-        if self._rows is not None and len(self._rows) and self._rows.max() >= shape[0]:
+        if self._all_ids is None and self._rows is not None and len(self._rows) and self._rows.max() >= shape[0]:
             raise InputError(
                 f"{name}: got {shape[0]} examples, expected more than {self._rows.max()}, the largest of `rows`"
             )

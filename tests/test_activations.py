@@ -1,7 +1,10 @@
 """Files of activations: formats, names, order, IDs, damaged and missing files, and what is read."""
 
+import json
+import struct
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -79,16 +82,22 @@ def test_files_with_several_layers_in_a_folder(tmp_path):
 
 
 def test_half_precision(tmp_path):
-    ml_dtypes, files = pytest.importorskip("ml_dtypes"), pytest.importorskip("safetensors.numpy")
     array = ARRAYS["relu2"].astype(ml_dtypes.bfloat16)
-    files.save_file({"relu1": array}, tmp_path / "a.safetensors")
-    read = load(tmp_path / "a.safetensors")["relu1"]
-    assert read.dtype == ml_dtypes.bfloat16 and (read == array).all()
     np.save(tmp_path / "b.npy", array)  # as two bytes of unknown type
     np.savez(tmp_path / "c.npz", b=array)
     for name in ("b.npy", "c.npz"):
         read = load(tmp_path / name)["b"]
         assert read.dtype == ml_dtypes.bfloat16 and (read == array).all()
+
+
+def test_half_precision_of_safetensors(tmp_path):
+    """The file is written here, byte by byte, in the published format: the size of the header, the header, the data."""
+    pytest.importorskip("safetensors")
+    array = ARRAYS["relu2"].astype(ml_dtypes.bfloat16)
+    header = json.dumps({"relu1": {"dtype": "BF16", "shape": array.shape, "data_offsets": [0, array.nbytes]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + array.tobytes())
+    read = load(tmp_path / "a.safetensors")["relu1"]
+    assert read.dtype == ml_dtypes.bfloat16 and (read == array).all()
 
 
 @pytest.mark.parametrize("package", ["safetensors", "h5py"])

@@ -19,6 +19,7 @@ from symjax.similarity import (
     cca_similarity,
     mean_correlation,
     mean_square_correlation,
+    pairwise,
     pwcca,
     pwcca_distance,
     svcca,
@@ -388,6 +389,10 @@ def test_directions_that_the_default_drops_are_reported():
     for measure in (cca_similarity, pwcca):
         with pytest.warns(NumericalWarning, match=dropped):
             measure(x, y)
+    for name in ("cca", "pwcca"):
+        with pytest.warns(NumericalWarning, match=f"^{name}: .* of model 0.*: the default rcond drops directions"):
+            pairwise({"x": x[None], "y": y[None]}, name)
+        pairwise({"x": x[None], "y": y[None]}, name, rcond=1e-3)
     explicit = cca(x, y, rcond=1e-3)  # not a word of what was asked for
     assert 1e-4 < explicit.x_dropped < 1e-3 < explicit.x_smallest
     # Nor of what has no such directions, up to rounding.

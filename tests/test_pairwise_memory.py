@@ -63,7 +63,7 @@ def test_blocks_count_all_that_is_made_of_a_representation():
     wide = np.random.default_rng(0).normal(size=(6, EXAMPLES, 50 * EXAMPLES)).astype(np.float32)
     split, devices = MEASURES["pwcca"].split((wide.shape[1:],)), tuple(jax.local_devices()[:1])
     memory = 4 * 2 * wide[0].nbytes
-    blocks, _ = pair_blocks.prepare(split, pair_blocks.Representations((wide,), wide.dtype), memory, devices)
+    blocks, *_ = pair_blocks.prepare(split, pair_blocks.Representations((wide,), wide.dtype), memory, devices)
     of_a_block = [sum(leaf.nbytes for leaf in jax.tree.leaves(block.prepared)) for block in blocks]
     assert len(blocks) > 1 and max(of_a_block) <= memory / 4
 
@@ -105,7 +105,7 @@ def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
     maps = rng.normal(size=(4, EXAMPLES, 3, 4, 2)).astype(np.float32)
     split = MEASURES[measure].split((maps.shape[1:],))
     devices = tuple(jax.local_devices()[:1])
-    ((block,), _) = pair_blocks.prepare(split, pair_blocks.Representations((maps,), maps.dtype), 2**31, devices)
+    ((block,), *_) = pair_blocks.prepare(split, pair_blocks.Representations((maps,), maps.dtype), 2**31, devices)
     one = jax.tree.map(lambda leaf: leaf[0], block.prepared)
     size = split.product.size(one, one)
     part = block.prepared._replace(data=split.product.downsample(jnp.asarray(block.prepared.data), size))

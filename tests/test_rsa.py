@@ -111,6 +111,9 @@ def test_centred_data_have_no_concentricity(pair):
 def test_directions_that_float32_loses_are_reported(pair):
     with pytest.warns(NumericalWarning, match="^x: directions with singular values up to .* are dropped"):
         symjax.eigenspace_overlap(pair[0] + np.float32(1e5), pair[1])
+    sides = ({"model": {"layer": z}} for z in (pair[0] + np.float32(1e5), pair[1]))
+    with pytest.warns(NumericalWarning, match="^eigenspace_overlap: representations, layer 'layer' of model 'model'"):
+        pairwise(next(sides), "eigenspace_overlap", against=next(sides))
 
 
 def test_angles_that_float32_hardly_resolves_are_reported(pair):
@@ -120,6 +123,11 @@ def test_angles_that_float32_hardly_resolves_are_reported(pair):
         for fn, options in ((symjax.rsa, {"metric": "cosine"}), (symjax.second_order_cosine, {})):
             with pytest.warns(NumericalWarning, match=f"^{name}: the angles between examples, up to .*e-05, are close"):
                 fn(*sides, **options)
+    stack = {"x": x[None], "y": np.float32(1e5) + y[None]}
+    for name, options in (("rsa", {"metric": "cosine"}), ("cknna", {"metric": "cosine"}), ("second_order_cosine", {})):
+        with pytest.warns(NumericalWarning, match=f"^{name}: representations, layer 'y' of model 0: the angles"):
+            pairwise(stack, name, **options)
+    pairwise(stack, "rsa", metric="euclidean")
     symjax.rsa(np.float32(1e5) + x, y, metric="euclidean")
     symjax.rsa(np.float32(1e2) + x, y, metric="cosine")
     symjax.rsa(np.ones((N, 1), np.float32) * x[:1], y, metric="cosine")  # no angles

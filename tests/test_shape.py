@@ -56,6 +56,9 @@ def test_directions_that_whitening_drops_are_reported(alpha):
         NumericalWarning, match="^y: directions with singular values up to .*e-07 of the largest are drop"
     ):
         shape_distance(y, x, alpha=alpha)
+    with pytest.warns(NumericalWarning, match="layer 'b' of model 0 .and 1 more representation.: directions") as caught:
+        pairwise({"a": y[None], "b": x[None], "c": x[None]}, "shape_distance", alpha=alpha)
+    assert len(caught) == 1
     shape_distance(y, x)
     shape_distance(np.concatenate([y, y], 1), y, alpha=alpha)  # rounding
 
@@ -108,7 +111,7 @@ def test_few_examples_and_bad_alpha():
 def test_derivative_of_the_orthogonal_factor(shape):
     with jax.enable_x64(True):
         x, weights = np.random.default_rng(0).normal(size=(2, *shape))
-        check_derivative(lambda x, w: (polar(x) ** 2 * w).sum(), x, weights)
+        check_derivative(lambda x, w: (polar(x)[0] ** 2 * w).sum(), x, weights)
 
 
 @pytest.mark.slow

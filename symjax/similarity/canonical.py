@@ -50,7 +50,7 @@ class _Whitening(NamedTuple):
 
 
 def whiten(x, rcond):
-    """Return an orthonormal basis (n, d) of the kept directions of X, X' times it (d, d), and the rank.
+    """Return an orthonormal basis (n, d) of the kept directions of X, X' times it (d, d), the rank, and `Side.dropped`.
 
     Columns for dropped directions are zero. The singular values of the product of two such bases are the correlations.
     X is as in `canonical`; no derivatives.
@@ -58,15 +58,15 @@ def whiten(x, rcond):
     whitening, condition = _whiten_gram(matmul(transposed(x), x))
 
     def by_cholesky():
-        return matmul(x, whitening.transform), whitening.loadings, whitening.kept
+        return matmul(x, whitening.transform), whitening
 
     def by_triangular():
         q, r = jnp.linalg.qr(x)
         coordinates, whitening = _whiten_svd(r, rcond)
-        return matmul(q, coordinates), whitening.loadings, whitening.kept
+        return matmul(q, coordinates), whitening
 
-    coordinates, loadings, kept = lax.cond(condition <= _condition_limit(x.dtype, rcond), by_cholesky, by_triangular)
-    return coordinates, loadings, kept.sum(dtype=jnp.int32)
+    basis, used = lax.cond(condition <= _condition_limit(x.dtype, rcond), by_cholesky, by_triangular)
+    return basis, used.loadings, used.kept.sum(dtype=jnp.int32), used.dropped
 
 
 def _condition_limit(dtype, rcond):

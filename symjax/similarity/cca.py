@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from symjax.checks import one_of
 from symjax.similarity.canonical import whiten
 from symjax.similarity.canonical_variates import cca_of_centred, unit_norm_data
-from symjax.similarity.cca_checks import check_pair, resolve_rcond, warn_of_dropped_directions
+from symjax.similarity.cca_checks import (
+    check_pair,
+    notable_share,
+    resolve_rcond,
+    warn_of_dropped_directions,
+    warning_of_default,
+)
 from symjax.similarity.channels import centre
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.measure import LINEAR, Measure
@@ -178,15 +184,21 @@ def split(shapes, *, samples="positions", rcond=None, summary="mean", distance=F
 
     def prepare(x):
         x = as_matrix(x, "x", samples, layout="nhwc")
-        basis, _, rank = whiten(unit_norm_data(*centre(x)).data, resolve_rcond(rcond, x))
-        return Prepared(basis.T, rank)
+        basis, _, rank, dropped = whiten(unit_norm_data(*centre(x)).data, resolve_rcond(rcond, x))
+        return Prepared(basis.T, (rank, notable_share(dropped, x)))
 
-    def finish(reduced, a_rank, b_rank):
+    def finish(reduced, a, b):
         total = reduced if summary == "mean" else (reduced**2).sum()
-        similarity = jnp.minimum(total / jnp.minimum(a_rank, b_rank).astype(total.dtype), 1)
+        similarity = jnp.minimum(total / jnp.minimum(a[0], b[0]).astype(total.dtype), 1)
         return 1 - similarity if distance else similarity
 
-    return SplitMeasure(prepare, finish, permute=permute_samples, nuclear=summary == "mean")
+    return SplitMeasure(
+        prepare,
+        finish,
+        permute=permute_samples,
+        nuclear=summary == "mean",
+        warning=warning_of_default(rcond),
+    )
 
 
 MEASURES = (

@@ -32,17 +32,31 @@ def warn_of_few_examples(samples, x_width, y_width, measure="cca"):
 
 def warn_of_dropped_directions(x, y, dropped, rcond=None):
     """Warn of directions that are dropped, by the default `rcond` of an option or always, but may not be rounding."""
-    reason, remedy = "", ""
-    if rcond is not None:
-        reason, remedy = f"the default rcond of {rcond:.1e} drops ", " A smaller rcond keeps them;"
+    by = None if rcond is None else f"the default rcond of {rcond:.1e}"
     for name, side, share in zip("xy", (x, y), dropped, strict=True):
-        if is_concrete(share) and share > resolve_rcond(None, side) / 8:
-            warn_user(
-                f"{name}: {reason}directions with singular values up to {float(share):.1e} of the largest"
-                f"{'' if reason else ' are dropped'}; in {side.dtype} they may be rounding.{remedy} jax_enable_x64 "
-                "shows whether they are rounding",
-                NumericalWarning,
-            )
+        if is_concrete(share) and (message := dropped_message(notable_share(share, side), by)):
+            warn_user(f"{name}: {message}", NumericalWarning)
+
+
+def notable_share(dropped, x):
+    """Return the singular value of x (n, d) that is dropped, over the largest; 0 if it is certainly rounding."""
+    return jnp.where(dropped > resolve_rcond(None, x) / 8, dropped, 0)
+
+
+def dropped_message(share, by=None):
+    """Return a message about a direction of `notable_share` that `by`, or always, is dropped; None for 0."""
+    if not share > 0:
+        return None
+    verb, ending, remedy = (f"{by} drops ", "", " A smaller rcond keeps them;") if by else ("", " are dropped", "")
+    return (
+        f"{verb}directions with singular values up to {float(share):.1e} of the largest{ending}; in {share.dtype} they "
+        f"may be rounding.{remedy} jax_enable_x64 shows whether they are rounding"
+    )
+
+
+def warning_of_default(rcond):
+    """Return `SplitMeasure.warning` of a measure with this `rcond`, whose aux is (rank, `notable_share`, ...)."""
+    return (lambda read, aux: dropped_message(aux[1], "the default rcond")) if rcond is None else None
 
 
 def few_examples_message(samples, x_width, y_width, measure="cca"):

@@ -14,7 +14,7 @@ from symjax.similarity.channels import (
     subtract_ninther,
     unit_channels,
 )
-from symjax.similarity.inputs import NumericalWarning, as_pair, warn_user
+from symjax.similarity.inputs import NumericalWarning, as_matrix, as_pair, warn_user
 from symjax.similarity.linalg import gram
 from symjax.similarity.number_range import MAX_LOSS
 
@@ -35,26 +35,32 @@ def checked_examples(x, y, metric, samples, layout, mask, min_examples=2):
     options = {"translation_invariant": is_translation_invariant(check_metric(metric)), "min_examples": min_examples}
     x, y = as_pair(x, y, samples, mask, layout=layout, **options)
     if not is_translation_invariant(metric):
-        _warn_of_small_angles("x", x, metric)
-        _warn_of_small_angles("y", y, metric)
+        for name, side in (("x", x), ("y", y)):
+            if is_concrete(side) and (message := _small_angles_message(side, metric)):
+                warn_user(f"{name}: {message}", NumericalWarning)
     return (x, y) if metric == "correlation" else pad_to_common_width(x, y)
 
 
-def _warn_of_small_angles(name, x, metric):
-    """Warn of concrete examples (n, d) whose angles rounding changes by more than `MAX_LOSS` of the largest."""
-    if not is_concrete(x):
-        return
+def warning_of_metric(metric, samples):
+    """Return `SplitMeasure.warning` of a measure of distances."""
+    if is_translation_invariant(metric):
+        return None
+    return lambda read, aux: _small_angles_message(as_matrix(read(), "x", samples, layout="nhwc"), metric)
+
+
+def _small_angles_message(x, metric):
+    """Return a message if rounding changes angles between examples (n, d) by more than `MAX_LOSS` of the largest."""
     points, eps = np.asarray(x, np.float64), float(jnp.finfo(x.dtype).eps)
     points = points - points.mean(1, keepdims=True) if metric == "correlation" else points
     lengths = np.linalg.norm(points, axis=1, keepdims=True)
     directions = np.divide(points, lengths, out=np.zeros_like(points), where=lengths > 0)[lengths[:, 0] > 0]
     largest = np.linalg.norm(directions - directions[:1], axis=1).max(initial=0)
-    if 4 * eps < largest < eps / MAX_LOSS:  # examples without any angle are not compared
-        warn_user(
-            f"{name}: the angles between examples, up to {largest:.1e}, are close to rounding in {x.dtype}, since the "
-            "mean is far larger than the differences; subtract it, or use metric='euclidean'",
-            NumericalWarning,
-        )
+    if not 4 * eps < largest < eps / MAX_LOSS:  # examples without any angle are not compared
+        return None
+    return (
+        f"the angles between examples, up to {largest:.1e}, are close to rounding in {x.dtype}, since the mean is far "
+        "larger than the differences; subtract it, or use metric='euclidean'"
+    )
 
 
 def lost_with_metric(metric="euclidean", **_):

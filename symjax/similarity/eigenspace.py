@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.similarity.canonical import canonical, whiten
-from symjax.similarity.cca_checks import resolve_rcond, warn_of_dropped_directions
+from symjax.similarity.cca_checks import dropped_message, notable_share, resolve_rcond, warn_of_dropped_directions
 from symjax.similarity.channels import pad_to_common_width
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import to_row_space, unit_columns
@@ -76,10 +76,15 @@ def split(shapes, *, samples="positions"):
 
     def prepare(x):
         x = as_matrix(x, "x", samples, layout="nhwc")
-        basis, _, rank = whiten(_reduced(x), resolve_rcond(None, x))
-        return Prepared(basis.T, rank)
+        basis, _, rank, dropped = whiten(_reduced(x), resolve_rcond(None, x))
+        return Prepared(basis.T, (rank, notable_share(dropped, x)))
 
-    return SplitMeasure(prepare, lambda cross, *ranks: _share((cross**2).sum(), *ranks), permute=permute_samples)
+    return SplitMeasure(
+        prepare,
+        lambda cross, a, b: _share((cross**2).sum(), a[0], b[0]),
+        permute=permute_samples,
+        warning=lambda read, aux: dropped_message(aux[1]),
+    )
 
 
 MEASURES = (

@@ -52,7 +52,7 @@ def aligned_cosine(x, y, *, samples="positions", layout=None, mask=None):
 def _aligned_cosine(x, y):
     (x, _), (y, _) = unit_norm(x), unit_norm(y)
     products = matmul(x.T, y)
-    rotation = polar(products)
+    rotation, _ = polar(products)
     (x_rows, x_norms), (y_rows, y_norms) = unit_channels(x.T), unit_channels(y.T)
     cosines = (matmul(rotation.T, x_rows) * y_rows).sum(0)
     kept = (x_norms > 0) & (y_norms > 0)
@@ -106,7 +106,7 @@ def _held_out(x, y, labels, count):
         training = (labels != fold).astype(x.dtype)[:, None]
         x_less, y_less = (z - (z * training).sum(0)[None] / training.sum() for z in (x, y))
         products = matmul((x_less * training).T, y_less)
-        rotation = polar(products)
+        rotation, _ = polar(products)
         test_x, test_y = (z * (1 - training) for z in (x_less, y_less))
         sums = (matmul(test_x, rotation) * test_y).sum(), (test_x**2).sum(), (test_y**2).sum()
         return sums, uncertain_share(products, test_x)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from symjax.similarity.distances import lost_with_metric
+from symjax.similarity.distances import lost_with_metric, warning_of_metric
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.neighbour_graph import (
     LEAST_EXAMPLES,
@@ -65,7 +65,12 @@ def split_ranks(shapes, *, k=10, metric="euclidean", samples="flatten"):
         return value + 0 * (a[0] + b[0]).sum(1)  # propagates NaN
 
     # Not permuted: examples at equal distances are in the order of the examples, also after a permutation.
-    return SplitMeasure(prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k))
+    return SplitMeasure(
+        prepare,
+        lambda rows, *_: jnp.clip(rows.mean(), 0, 1),
+        product=rowwise(agreement, k),
+        warning=warning_of_metric(metric, samples),
+    )
 
 
 def cycle_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -107,7 +112,9 @@ def split_cycle(shapes, *, k=10, metric="euclidean", samples="flatten"):
     def finish(returns, a_undefined, b_undefined):
         return jnp.where(a_undefined | b_undefined, jnp.nan, returns.mean())
 
-    return SplitMeasure(prepare, finish, product=RETURNS, permute=permute_matrices)
+    return SplitMeasure(
+        prepare, finish, product=RETURNS, permute=permute_matrices, warning=warning_of_metric(metric, samples)
+    )
 
 
 def information_imbalance(x, y, k=1, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -144,7 +151,12 @@ def split_imbalance(shapes, *, k=1, metric="euclidean", samples="flatten"):
         n = len(matrix)
         return Prepared(flat(membership(matrix, k, metric) / (n * k), all_ranks(matrix) * 2 / n), ())
 
-    return SplitMeasure(prepare, lambda cross, *_: cross[0, 1], permute=permute_matrices)
+    return SplitMeasure(
+        prepare,
+        lambda cross, *_: cross[0, 1],
+        permute=permute_matrices,
+        warning=warning_of_metric(metric, samples),
+    )
 
 
 _INVARIANT = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift", "translation"}

@@ -5,7 +5,7 @@ from functools import lru_cache, partial
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.similarity.distances import lost_with_metric
+from symjax.similarity.distances import lost_with_metric, warning_of_metric
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.neighbour_graph import (
     LEAST_EXAMPLES,
@@ -89,7 +89,12 @@ def split_sequences(shapes, *, k=10, metric="euclidean", samples="flatten", edit
         return Prepared(flat(neighbour_lists(neighbour_distances(lax.stop_gradient(x), metric, samples), k)), ())
 
     # Not permuted: examples at equal distances are in the order of the examples, also after a permutation.
-    return SplitMeasure(prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k))
+    return SplitMeasure(
+        prepare,
+        lambda rows, *_: jnp.clip(rows.mean(), 0, 1),
+        product=rowwise(agreement, k),
+        warning=warning_of_metric(metric, samples),
+    )
 
 
 def _measure(name, fn, split, title, bias, use):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.similarity.channels import centred, safe_sqrt, subtract_ninther, unit_norm
-from symjax.similarity.distances import lost_with_metric, unit_rows
+from symjax.similarity.distances import lost_with_metric, unit_rows, warning_of_metric
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import gram, reciprocal
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -98,7 +98,9 @@ def split(shapes, *, k=10, metric="euclidean", samples="flatten", jaccard=False)
     def finish(common, *_):
         return jnp.clip((common / (2 * k - common if jaccard else k)).mean(), 0, 1)
 
-    return SplitMeasure(prepare, finish, product=COMMON, permute=permute_matrices)
+    return SplitMeasure(
+        prepare, finish, product=COMMON, permute=permute_matrices, warning=warning_of_metric(metric, samples)
+    )
 
 
 def cknna(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -140,7 +142,7 @@ def split_cknna(shapes, *, k=10, metric="euclidean", samples="flatten"):
         kernel = gram(centred(unit_norm(subtract_ninther(as_matrix(x, "x", samples, layout="nhwc")))[0]))
         return membership(neighbour_distances(lax.stop_gradient(x), metric, samples), k, metric) * kernel
 
-    return cosine_of_vectors(vector, permute_matrices)
+    return cosine_of_vectors(vector, permute_matrices, warning_of_metric(metric, samples))
 
 
 def second_order_cosine(x, y, k=10, *, samples="flatten", layout=None, mask=None):
@@ -198,7 +200,9 @@ def split_second_order(shapes, *, k=10, samples="flatten"):
         counted = ((a_square > 0) & (b_square > 0)).sum().astype(sums.dtype)
         return jnp.where(a_undefined | b_undefined, jnp.nan, cosines.sum() / counted)
 
-    return SplitMeasure(prepare, finish, product=UNION, permute=permute_matrices)
+    return SplitMeasure(
+        prepare, finish, product=UNION, permute=permute_matrices, warning=warning_of_metric("cosine", samples)
+    )
 
 
 _SCALED = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift"}

@@ -69,9 +69,10 @@ class Block:
 
 
 def prepare(split, representations, memory, devices, size=None):
-    """Return blocks of prepared representations, each within a share of `memory`, and their numbers of directions.
+    """Return blocks of prepared representations, each within a share of `memory`, numbers of directions, and warnings.
 
-    The second result is None for a measure without `num_directions`.
+    The second result is None for a measure without `num_directions`, the third has messages by number of the
+    representation.
     """
     stacks = [_prepare_layer(split, stack, representations, devices, size) for stack in representations.arrays]
     starts = np.cumsum([0, *map(len, representations.arrays)])
@@ -87,9 +88,19 @@ def prepare(split, representations, memory, devices, size=None):
         for start in range(0, len(indices), step):
             rows = slice(start, start + step)
             blocks.append(Block(indices[rows], parallel.take(prepared, rows)))
-    if split.num_directions is None:
-        return blocks, None
-    return blocks, np.concatenate([split.num_directions(prepared.aux) for prepared in stacks])
+    directions = None
+    if split.num_directions is not None:
+        directions = np.concatenate([split.num_directions(prepared.aux) for prepared in stacks])
+    return blocks, directions, _warnings(split, representations, stacks)
+
+
+def _warnings(split, representations, stacks):
+    """Return the messages of `SplitMeasure.warning` by number of the representation."""
+    if split.warning is None:
+        return {}
+    aux = [parallel.take(stack.aux, i) for stack in stacks for i in range(len(stack.data))]
+    messages = {i: split.warning(partial(representations.array_at, i), aux[i]) for i in range(len(aux))}
+    return {i: message for i, message in messages.items() if message}
 
 
 def _concatenate(*leaves):

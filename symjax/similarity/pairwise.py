@@ -10,7 +10,7 @@ from symjax.errors import InputError
 from symjax.ops.progress import progress_bar
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca_checks import few_examples_message
-from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, warn_user
+from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning, warn_user
 from symjax.similarity.pairwise_checks import (
     as_measures,
     check_layers,
@@ -59,6 +59,8 @@ def pairwise(
     form (`Measure.split` is None) is called pair by pair, on one device. Maps whose size does not divide the other
     side's, such as 8 x 8 and 14 x 14, are enlarged and prepared again for each pair of blocks, which needs as much
     additional memory. Not differentiable: use the measure's function in a loss.
+
+    A `NumericalWarning` of a measure about single representations is issued once, with the number of the others.
 
     In cca, pwcca and fourier_cca, the default of `rcond` depends on each side's own width after padding.
 
@@ -136,12 +138,15 @@ def pairwise(
     results = {}
     with progress_bar(desc="pairwise", unit="pair", total=total, disable=not flag("progress", progress)) as bar:
         for measure, of_measure in zip(measures, messages, strict=True):
-            values = np.full(requested.shape, np.nan, dtype)
+            values, numerical = np.full(requested.shape, np.nan, dtype), {}
             for group in groups if requested.any() else ():
-                of_measure |= _evaluate(
+                few, of_numbers = _evaluate(
                     measure, a, b, group, requested, values, settings[measure.name], memory, devices, bar.update
                 )
+                of_measure |= few
+                numerical |= of_numbers
             _warn(measure, a, b, of_measure)
+            _warn_of_numbers(measure, numerical)
             names = a.layers, a.models, b.layers, b.models
             results[measure.name] = Pairwise(measure.name, values, requested.copy(), *names, b is a)
     return results if several else results[measures[0].name]
@@ -162,34 +167,40 @@ def _requested(a, b, groups, mask):
 
 
 def _evaluate(measure, a, b, group, requested, values, options, memory, devices, update):
-    """Set `values` of the requested pairs of a group of layers; return messages about few examples by layers."""
+    """Set `values` of the requested pairs of a group of layers.
+
+    Returns:
+        Messages about few examples by layers, and those of numerical warnings by name of the representation.
+    """
     rows, columns = group
     chosen = requested[np.ix_(rows, range(len(a.models)), columns, range(len(b.models)))]
     if not chosen.any():
-        return {}
+        return {}, {}
     used = np.flatnonzero(chosen.any((0, 2, 3))), np.flatnonzero(chosen.any((0, 1, 2)))
     padded = measure.zero_channels or measure.counts_channels
     left, *left_at = right, *right_at = a.select(rows, used[0], values.dtype, padded)
     if b is not a:
         right, *right_at = b.select(columns, used[1], values.dtype, padded)
     place = tuple(index[:, None] for index in left_at) + tuple(index[None] for index in right_at)
-    mask, messages = requested[place], {}
+    mask, messages, numerical = requested[place], {}, {}
     if measure.split is None:
         computed = _pair_by_pair(measure, left, right, mask, options, update)
     else:
         split = measure.split(tuple(dict.fromkeys((*left.shapes, *right.shapes))), **options)
         sides = [pair_blocks.prepare(split, side, memory, devices) for side in ((left,) if b is a else (left, right))]
-        (left_blocks, left_directions), (right_blocks, right_directions) = sides[0], sides[-1]
+        (left_blocks, left_directions, _), (right_blocks, right_directions, _) = sides[0], sides[-1]
         blocks = left_blocks, right_blocks
         certain = measure.kind == "distance" and measure.ends_at_equal and b is a
         computed = pair_blocks.all_pairs(split, left, right, mask, measure.symmetric, devices, blocks, update, certain)
+        for side, index, (*_, of_side) in zip((a, b), (left_at, right_at), sides, strict=False):
+            numerical |= {side.name_of(index[0][i], index[1][i]): message for i, message in of_side.items()}
         if left_directions is not None:
             samples = left_blocks[0].prepared.data.shape[-1]
             messages = _few_directions(samples, left_directions, left_at[0], right_directions, right_at[0])
     if measure.kind == "distance" and measure.ends_at_equal and b is a:
         computed = np.where(np.eye(len(computed), dtype=bool) & ~np.isnan(computed), 0, computed)
     values[place] = computed
-    return messages
+    return messages, numerical
 
 
 def _few_directions(samples, left, left_layers, right, right_layers):
@@ -219,6 +230,15 @@ def _pair_by_pair(measure, a, b, mask, options, update):
             values[i, j] = measure.fn(a.array_at(i), b.array_at(j), **options)
             update()
     return np.where(np.tri(len(values), k=-1, dtype=bool), values.T, values) if once else values
+
+
+def _warn_of_numbers(measure, messages):
+    """Issue one `NumericalWarning` for all representations that have a message."""
+    if messages:
+        name, message = next(iter(messages.items()))
+        others = len(messages) - 1
+        more = f" (and {others} more representation{'s' if others > 1 else ''})" if others else ""
+        warn_user(f"{measure.name}: {name}{more}: {message}", NumericalWarning)
 
 
 def _warn(measure, a, b, messages):

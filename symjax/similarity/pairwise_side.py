@@ -99,6 +99,10 @@ class PairwiseSide:
         present[np.concatenate(self.layer_of), np.concatenate(self.model_of)] = True
         return present
 
+    def name_of(self, layer, model):
+        """Return the name of a representation in messages."""
+        return f"{self.name}, layer {self.layers[layer]!r} of model {self.models[model]!r}"
+
     def shapes(self, layer):
         """Return the different shapes (n, ...) of a layer."""
         return [stack[0].shape for stack, of in zip(self.stacks, self.layer_of, strict=True) if (of == layer).any()]

@@ -15,32 +15,28 @@ LARGEST_SHARE = 0.01  # largest share of the data in directions that are turned 
 
 @jax.custom_jvp
 def polar(x):
-    """Return U V' of x = U S V' (m, d), over the directions with singular values above rounding.
+    """Return U V' of x = U S V' (m, d), over the directions with singular values above rounding, and what is dropped.
 
-    It is the rotation nearest to x, and zero on directions outside of the span of x. The derivative holds at constant
-    rank.
+    U V' is the rotation nearest to x, and zero on directions outside of the span of x. The second result is the largest
+    singular value that is dropped, relative to the largest one; 0 without any. It has no derivative. The derivative of
+    U V' holds at constant rank.
     """
-    u, _, vt = _svd(x)
-    return matmul(u, vt)
+    u, _, vt, dropped = _svd(x)
+    return matmul(u, vt), dropped
 
 
 @polar.defjvp
 def _polar_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    u, s, vt = _svd(x)
+    u, s, vt, dropped = _svd(x)
     right = matmul(dx, vt.T)
     within = matmul(u.T, right)
     turn = (within - within.T) * reciprocal(s[:, None] + s[None, :])
     rows = (right - matmul(u, within)) * reciprocal(s)[None]
     left = matmul(u.T, dx)
     columns = (left - matmul(within, vt)) * reciprocal(s)[:, None]
-    return matmul(u, vt), matmul(matmul(u, turn) + rows, vt) + matmul(u, columns)
-
-
-def dropped_share(x):
-    """Return the largest singular value that `polar` drops, relative to the largest one; 0 without any."""
-    s = jnp.linalg.svd(lax.stop_gradient(x), compute_uv=False)
-    return masked(s, ~_is_kept(s, x)).max() * reciprocal(s[0])
+    change = matmul(matmul(u, turn) + rows, vt) + matmul(u, columns)
+    return (matmul(u, vt), dropped), (change, jnp.zeros_like(dropped))
 
 
 def uncertain_share(products, x):
@@ -48,7 +44,7 @@ def uncertain_share(products, x):
 
     These are directions of small products: rounding is relative to the largest ones.
     """
-    u, s, _ = _svd(lax.stop_gradient(products))
+    u, s, *_ = _svd(lax.stop_gradient(products))
     small = masked(u, s < float(jnp.finfo(x.dtype).eps) / LARGEST_TURN * s[0])
     x = lax.stop_gradient(x)
     return (matmul(x, small) ** 2).sum() * reciprocal((x**2).sum())
@@ -64,11 +60,8 @@ def warn_of_uncertain_directions(share):
 
 
 def _svd(x):
-    """Return the SVD with zeros in place of directions of rounding."""
+    """Return the SVD with zeros in place of directions of rounding, and the largest one of these over the largest."""
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
-    kept = _is_kept(s, x)
-    return masked(u, kept), masked(s, kept), jnp.where(kept[:, None], vt, 0)
-
-
-def _is_kept(s, x):
-    return ~(s <= 8 * float(jnp.finfo(x.dtype).eps) * min(x.shape) ** 0.5 * s[0])  # a NaN is kept
+    kept = ~(s <= 8 * float(jnp.finfo(x.dtype).eps) * min(x.shape) ** 0.5 * s[0])  # a NaN is kept
+    dropped = masked(s, ~kept).max() * reciprocal(s[0])
+    return masked(u, kept), masked(s, kept), jnp.where(kept[:, None], vt, 0), dropped

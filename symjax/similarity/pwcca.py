@@ -10,7 +10,14 @@ from symjax.checks import is_concrete
 from symjax.similarity.canonical import whiten
 from symjax.similarity.canonical_variates import unit_norm_data
 from symjax.similarity.cca import cca_of_matrices
-from symjax.similarity.cca_checks import check_pair, few_examples_message, resolve_rcond, warn_of_dropped_directions
+from symjax.similarity.cca_checks import (
+    check_pair,
+    few_examples_message,
+    notable_share,
+    resolve_rcond,
+    warn_of_dropped_directions,
+    warning_of_default,
+)
 from symjax.similarity.channels import centre
 from symjax.similarity.inputs import NumericalWarning, as_matrix, warn_user
 from symjax.similarity.linalg import from_row_space
@@ -115,18 +122,19 @@ def split(shapes, *, samples="positions", rcond=None, distance=False):
     def prepare(x):
         x = as_matrix(x, "x", samples, layout="nhwc")
         side = unit_norm_data(*centre(x))
-        basis, loadings, rank = whiten(side.data, resolve_rcond(rcond, x))
-        return Prepared(basis.T, (rank, from_row_space(loadings, side.basis) * side.neuron_norms[:, None]))
+        basis, loadings, rank, dropped = whiten(side.data, resolve_rcond(rcond, x))
+        loadings = from_row_space(loadings, side.basis) * side.neuron_norms[:, None]
+        return Prepared(basis.T, (rank, notable_share(dropped, x), loadings))
 
     def finish(cross, a, b):
-        (a_rank, a_loadings), (b_rank, _) = a, b
+        (a_rank, _, a_loadings), (b_rank, *_) = a, b
         rotation, correlations, _ = jnp.linalg.svd(cross, full_matrices=False)
         used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(a_rank, b_rank)
         weights = jnp.where(used, jnp.abs(matmul(a_loadings, rotation)).sum(0), 0)
         similarity = _mean(weights, jnp.minimum(correlations, 1))
         return 1 - similarity if distance else similarity
 
-    return SplitMeasure(prepare, finish, permute=permute_samples)
+    return SplitMeasure(prepare, finish, permute=permute_samples, warning=warning_of_default(rcond))
 
 
 _INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip"})

@@ -8,7 +8,13 @@ from jax import lax
 
 from symjax.checks import one_of
 from symjax.similarity.channels import centred, magnitude, safe_sqrt
-from symjax.similarity.distances import checked_examples, distances, is_translation_invariant, lost_with_metric
+from symjax.similarity.distances import (
+    checked_examples,
+    distances,
+    is_translation_invariant,
+    lost_with_metric,
+    warning_of_metric,
+)
 from symjax.similarity.hsic import centre_kernel
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -77,7 +83,7 @@ def split(shapes, comparison="spearman", *, metric="correlation", samples="flatt
         above = jnp.zeros_like(matrix).at[pairs].set(centred(values[:, None])[:, 0])
         return above + above.T
 
-    return cosine_of_vectors(vector, permute_kernel)
+    return cosine_of_vectors(vector, permute_kernel, warning_of_metric(metric, samples))
 
 
 LEVELS = 2**18
@@ -144,6 +150,7 @@ def split_norm(shapes, *, metric="euclidean", samples="flatten"):
         lambda rows, *_: rows[-1] * safe_sqrt(rows[:-1].sum()),
         product=DIFFERENCE,
         permute=permute_matrices,
+        warning=warning_of_metric(metric, samples),
     )
 
 

@@ -8,11 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from symjax.checks import flag, static_scalar
-from symjax.similarity.cca_checks import warn_of_dropped_directions, warn_of_few_examples
+from symjax.similarity.cca_checks import (
+    dropped_message,
+    notable_share,
+    warn_of_dropped_directions,
+    warn_of_few_examples,
+)
 from symjax.similarity.channels import centred, pad_to_common_width, unit_channels, unit_norm
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import LINEAR, ORTHOGONAL, Measure
-from symjax.similarity.polar import dropped_share, polar
+from symjax.similarity.polar import polar
 from symjax.similarity.procrustes import best_rotation
 from symjax.similarity.procrustes_split import SMALL_DISTANCE
 from symjax.similarity.procrustes_split import split as split_procrustes
@@ -77,7 +82,10 @@ def split(shapes, *, alpha=1.0, center=True, samples="positions"):
     base, alpha = split_procrustes(shapes), check_alpha(alpha)
 
     def prepare(x):
-        return base.prepare(_whitened(as_matrix(x, "x", samples, layout="nhwc"), alpha, center, _whitening(alpha)))
+        x = as_matrix(x, "x", samples, layout="nhwc")
+        whitened, dropped = _whitened(x, alpha, center, _whitening(alpha))
+        prepared = base.prepare(whitened)
+        return prepared._replace(aux=(*prepared.aux, notable_share(dropped, x)))
 
     return replace(
         base,
@@ -85,15 +93,15 @@ def split(shapes, *, alpha=1.0, center=True, samples="positions"):
         finish=lambda *sides: _angle_of(base.finish(*sides)),
         exact=lambda *sides: _angle_of(base.exact(*sides)),
         is_inaccurate=lambda value: value < SMALL_DISTANCE,
+        warning=lambda read, aux: dropped_message(aux[-1]),
     )
 
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _angle(x, y, alpha, center, whitening):
-    dropped = [_dropped(z, center, whitening) for z in (x, y)]
-    x, y = (_whitened(z, alpha, center, whitening) for z in (x, y))
+    (x, x_dropped), (y, y_dropped) = (_whitened(z, alpha, center, whitening) for z in (x, y))
     zero = jnp.zeros((), x.dtype)
-    return _angle_of(best_rotation(x, y, (zero * x[0], zero * y[0]))[0]), dropped
+    return _angle_of(best_rotation(x, y, (zero * x[0], zero * y[0]))[0]), (x_dropped, y_dropped)
 
 
 def _whitening(alpha):
@@ -101,27 +109,15 @@ def _whitening(alpha):
 
 
 def _whitened(x, alpha, center, whitening):
-    """Return x partially whitened, with norm about 1."""
+    """Return x partially whitened, with norm about 1, and the share of the largest direction that this drops."""
     x, norm = unit_norm(centred(x) if center else x)
     if whitening == "none":
-        return x
-    white = polar(_scaled(x, whitening))
+        return x, jnp.zeros((), x.dtype)
     if whitening == "full":
-        return white
+        return polar(unit_channels(x)[0])  # columns of unit norm have the same directions
+    white, dropped = polar(x)
     total = alpha * norm + 1 - alpha
-    return alpha * norm / total * x + (1 - alpha) / total * white
-
-
-def _scaled(x, whitening):
-    """Return x with columns of unit norm, which have the same directions, for full whitening alone."""
-    return unit_channels(x)[0] if whitening == "full" else x
-
-
-def _dropped(x, center, whitening):
-    """Return the share of the largest direction that whitening drops."""
-    if whitening == "none":
-        return jnp.zeros((), x.dtype)
-    return dropped_share(_scaled(unit_norm(centred(x) if center else x)[0], whitening))
+    return alpha * norm / total * x + (1 - alpha) / total * white, dropped
 
 
 def _angle_of(distance):

@@ -37,6 +37,8 @@ class SplitMeasure:
             `permute_matrices`, `permute_kernel` or a function. None where x[order] has to be prepared again.
         counts_channels: whether `prepare` leaves out appended zero channels; see `Measure`.
         nuclear: whether `finish` takes the nuclear norm of X' Y, the sum of its singular values, in place of X' Y.
+        warning: warning(read, aux), the message of a `NumericalWarning` about the representation that read() returns,
+            or None. None for a measure without such warnings.
     """
 
     prepare: Callable[..., Prepared]
@@ -48,6 +50,7 @@ class SplitMeasure:
     permute: Callable | None = None
     counts_channels: bool = False
     nuclear: bool = False
+    warning: Callable | None = None
 
     def compare(self, a: Prepared, b: Prepared):
         """Return the value for two `Prepared`; the sizes of their maps must divide each other (see `smaller_size`)."""
@@ -102,7 +105,7 @@ def evaluate(split: SplitMeasure, x, y):
     return split.compare(split.prepare(x), split.prepare(y))
 
 
-def cosine_of_vectors(vector_of, permute=None):
+def cosine_of_vectors(vector_of, permute=None, warning=None):
     """Return the cosine of vector_of(x) and vector_of(y), arrays of one shape, as a `SplitMeasure`; NaN for zeros."""
 
     def prepare(x):
@@ -112,4 +115,4 @@ def cosine_of_vectors(vector_of, permute=None):
     def finish(cross, a_nonzero, b_nonzero):
         return jnp.where(a_nonzero & b_nonzero, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
 
-    return SplitMeasure(prepare, finish, permute=permute)
+    return SplitMeasure(prepare, finish, permute=permute, warning=warning)

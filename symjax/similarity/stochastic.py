@@ -134,7 +134,7 @@ def _rotations(a, b, rotation):
     """Return R (n, m, m) and Q that minimize sum_i |a_i Q - R_i b_i|^2, orthogonal, R_i being 1 for the first rows."""
 
     def inner_of(rotation):
-        turns = jax.vmap(polar)(matmul(matmul(a[:, 1:], rotation), b[:, 1:].mT))
+        turns, _ = jax.vmap(polar)(matmul(matmul(a[:, 1:], rotation), b[:, 1:].mT))
         return jnp.zeros((*a.shape[:2], a.shape[1]), a.dtype).at[:, 0, 0].set(1).at[:, 1:, 1:].set(turns)
 
     def products(inner):
@@ -144,7 +144,7 @@ def _rotations(a, b, rotation):
         _, rotation, value, iteration = state
         inner = inner_of(rotation)
         cross = products(inner)
-        rotation = polar(cross)
+        rotation, _ = polar(cross)
         return inner, rotation, jnp.stack([(rotation * cross).sum(), value[0]]), iteration + 1
 
     def improves(state):

@@ -103,7 +103,7 @@ def split(shapes, variance=0.99, *, samples="positions", distance=False):
 
     def prepare(x):
         x = as_matrix(x, "x", samples, layout="nhwc")
-        basis, _, rank = whiten(_leading_data(*centre(x), variance).data, resolve_rcond(None, x))
+        basis, _, rank, _ = whiten(_leading_data(*centre(x), variance).data, resolve_rcond(None, x))
         return Prepared(basis.T, rank)
 
     def finish(total, a_rank, b_rank):
