@@ -152,7 +152,7 @@ def cluster(distances: pd.DataFrame, count: int) -> np.ndarray:
     return fcluster(linkage(squareform(distances.to_numpy()), "average"), count, "maxclust")
 
 
-def permutation_test(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> tuple[float, float]:
+def statistic_and_p_value(statistic: Callable[[np.ndarray], float], groups: np.ndarray) -> tuple[float, float]:
     """Return the statistic of the groups and its one-sided p-value, by permutations of the groups."""
     observed, generator = statistic(groups), np.random.default_rng(0)
     drawn = [statistic(generator.permutation(groups)) for _ in range(DRAWS)]
@@ -187,8 +187,8 @@ def conclusion(clusters: pd.DataFrame, distances: pd.DataFrame) -> str:
         equal = groups[:, None] == groups[None]
         return [values[upper & mask].mean() for mask in (equal, ~equal)]
 
-    index, p = permutation_test(partial(adjusted_rand_score, clusters.cluster.to_numpy()), rates)
-    gap, gap_p = permutation_test(lambda groups: float(np.subtract(*means(groups)[::-1])), rates)
+    index, p = statistic_and_p_value(partial(adjusted_rand_score, clusters.cluster.to_numpy()), rates)
+    gap, gap_p = statistic_and_p_value(lambda groups: float(np.subtract(*means(groups)[::-1])), rates)
     within, between = means(rates)
     return (
         f"Adjusted Rand index of clusters and learning rates {index:.2f} (1: equal; 0: as by chance; permutation test: "
