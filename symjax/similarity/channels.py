@@ -9,6 +9,9 @@ from jax import lax
 
 from symjax.checks import is_concrete
 
+_SECONDS_TO_COMPILE = 0.3  # of a program of `pairwise`, on one core of a CPU
+_OPERATIONS_PER_SECOND = 2e10
+
 
 def common_width(width):
     """Return the next width of a coarse grid, so that few compiled programs serve many widths.
@@ -19,6 +22,21 @@ def common_width(width):
         return max(16, 2 ** math.ceil(math.log2(width)))
     step = 2 ** (math.ceil(math.log2(width)) - 3)
     return -(-width // step) * step
+
+
+def one_width_is_cheaper(widths, rows):
+    """Return whether padding all representations (rows, width) to one width costs less time than compiling for several.
+
+    Several take a program for each `common_width`, and one for each pair of these. The cost of a pair of widths p and q
+    is that of a product and a decomposition, 2 n p q + 10 p q min(p, q) operations, with p and q at most n.
+    """
+    padded = [common_width(width) for width in widths]
+    num_widths = len(set(padded))
+    saved = _SECONDS_TO_COMPILE * (num_widths * (num_widths + 3) / 2 - 2)
+    sizes = np.minimum(padded, rows).astype(float)
+    narrower = np.minimum(sizes[:, None], sizes)
+    operations = np.outer(sizes, sizes) * (2 * rows + 10 * narrower)
+    return (operations.max() - operations).sum() / 2 / _OPERATIONS_PER_SECOND < saved
 
 
 def pad_channels(x, width):

@@ -1,5 +1,6 @@
 """One validated set of representations for `pairwise`."""
 
+import math
 import operator
 from collections.abc import Mapping
 from functools import reduce
@@ -11,7 +12,7 @@ import numpy as np
 from symjax import checks
 from symjax.checks import is_concrete, labels
 from symjax.errors import InputError
-from symjax.similarity.channels import common_width
+from symjax.similarity.channels import common_width, one_width_is_cheaper
 from symjax.similarity.inputs import (
     as_map_axes,
     as_matrix,
@@ -112,10 +113,19 @@ class PairwiseSide:
 
         Row r of stack s is layer `layer_of[s][r]` of model `model_of[s][r]`, and is selected if both are. If `padded`,
         lists of arrays (n, ..., d) with one w = `common_width(d)` are joined: with zeros, all are (n, ..., w). For
-        stacks [a, b] of width 12 and [c] of width 13, with w = 16, the result has the one stack [a, b, c].
+        stacks [a, b] of width 12 and [c] of width 13, with w = 16, the result has the one stack [a, b, c]. Lists of all
+        widths are joined where this is cheaper.
 
         Arrays (models, n, ...) of which all models are selected are not copied.
         """
+        widths = {}  # {(n, ...): d of each selected array in lists}
+        for stack, layer_of, model_of in zip(self.stacks, self.layer_of, self.model_of, strict=True):
+            if padded and isinstance(stack, list):
+                count = (np.isin(layer_of, layers) & np.isin(model_of, models)).sum()
+                widths.setdefault(stack[0].shape[:-1], []).extend([stack[0].shape[-1]] * count)
+        joined = {
+            axes for axes, of_axes in widths.items() if of_axes and one_width_is_cheaper(of_axes, math.prod(axes))
+        }
         parts = {}  # {number of the stack, or (n, ..., w): (arrays, layers, models)}
         for number, (stack, *index) in enumerate(zip(self.stacks, self.layer_of, self.model_of, strict=True)):
             rows = np.flatnonzero(np.isin(index[0], layers) & np.isin(index[1], models))
@@ -123,7 +133,8 @@ class PairwiseSide:
                 continue
             key, shape = number, stack[0].shape
             if isinstance(stack, list):
-                key = (*shape[:-1], common_width(shape[-1])) if padded else number
+                width = max(widths[shape[:-1]]) if shape[:-1] in joined else shape[-1]
+                key = (*shape[:-1], common_width(width)) if padded else number
                 stack = parts[key][0] + [stack[row] for row in rows] if key in parts else [stack[row] for row in rows]
             elif len(rows) < len(stack):
                 stack = stack[rows]
