@@ -14,6 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from symjax import InputError, pairwise
 from symjax.activations import Activations
 from symjax.similarity import MEASURES, FewExamplesWarning, pair_blocks
+from symjax.similarity.channels import one_width_is_cheaper
+from symjax.similarity.pairwise_side import PairwiseSide
 
 RNG = np.random.default_rng(0)
 SIGNAL = RNG.normal(size=(40, 4))
@@ -229,3 +231,19 @@ def test_mistakes():
         pattern = re.escape(wrong).replace(r"\^", "^").replace(r"\.\*", ".*")
         with pytest.raises(InputError, match=pattern):
             pairwise(models, "cca", **options)
+
+
+def test_few_networks_share_one_width():
+    """A program for each pair of widths would take longer to compile than wide matrices to decompose."""
+    rng = np.random.default_rng(0)
+    networks = {str(width): {"layer": rng.normal(size=(30, width))} for width in (5, 20, 40, 70)}
+    side = PairwiseSide("representations", networks, "models", None, None)
+
+    def stacks(models, padded=True):
+        return [len(stack) for stack in side.select([0], models, np.float32, padded)[0].arrays]
+
+    assert stacks(range(4)) == [4] and stacks([0, 3]) == [2] and stacks(range(4), padded=False) == [1] * 4
+    assert one_width_is_cheaper([64, 128] * 5, 500)
+    assert not one_width_is_cheaper([64, 128] * 50, 500)  # 5,050 pairs
+    assert not one_width_is_cheaper([64, 512] * 5, 5000)
+    assert not one_width_is_cheaper([60, 64], 5000)  # of one common width anyway

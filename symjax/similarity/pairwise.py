@@ -55,10 +55,10 @@ def pairwise(
     distance of a representation from itself is exactly 0. Pairs are distributed over all devices. For a symmetric
     measure each pair is computed once.
 
-    Programs are compiled for padded shapes, so that few of them serve networks of any widths. A measure without a split
-    form (`Measure.split` is None) is called pair by pair, on one device. Maps whose size does not divide the other
-    side's, such as 8 x 8 and 14 x 14, are enlarged and prepared again for each pair of blocks, which needs as much
-    additional memory. Not differentiable: use the measure's function in a loss.
+    Programs are compiled for padded shapes, so that few of them serve networks of any widths; few networks have one. A
+    measure without a split form (`Measure.split` is None) is called pair by pair, on one device. Maps whose size does
+    not divide the other side's, such as 8 x 8 and 14 x 14, are enlarged and prepared again for each pair of blocks,
+    which needs as much additional memory. Not differentiable: use the measure's function in a loss.
 
     A `NumericalWarning` of a measure about single representations is issued once, with the number of the others.
 
