@@ -82,7 +82,7 @@ def calibrate(
     Each representation is prepared once (`Measure.split`). The permutations are shifts along cycles to which examples
     are assigned at random (`Permutations`), so that the products for all of them follow from Fourier transforms. The
     time of 200 permutations, relative to one evaluation, for 1,000 to 5,000 examples and 64 to 256 neurons: 1 to 8 for
-    CKA and other kernels, RSA and distance correlation, whose values are one correlation; 4 to 17 for CCA, SVCCA, shape
+    CKA and other kernels, RSA and distance correlation, whose values are one correlation; 4 to 22 for CCA, SVCCA, shape
     metrics, `gulp` and measures of neighbours, and 11 to 25 for Procrustes, which need singular values for each
     permutation; 20 to 55 for "pls", "pwcca" and measures that match neurons; 90 to 100 for "lcs_knn", "edit_knn" and
     "rank_similarity", whose lists depend on the order of examples at equal distances; about 200 for a function, and for
