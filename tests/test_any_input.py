@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from campaign import throws
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from input_helpers import (
     FEATURES,
@@ -26,6 +26,7 @@ from input_helpers import (
     not_a_representation,
     ordinary,
     scaled,
+    with_one_entry,
 )
 from kernels import each, names
 
@@ -177,6 +178,8 @@ def test_columns_of_very_different_size(measure, seed, powers):
 
 @each
 @throws(10)
+@example(x=GOOD, y=with_one_entry(GOOD, 1, 2))
+@example(x=with_one_entry(GOOD, 1), y=ordinary(1))
 @given(x=degenerate(), y=degenerate())
 @pytest.mark.few(14)
 def test_degenerate_columns_give_a_value_or_nan_where_it_is_undefined(measure, x, y):

@@ -84,7 +84,7 @@ def _matrices(leaves, space, rows):
     values = np.linalg.eigvalsh(sums)
     regular = (values[..., 0] > SINGULAR * values[..., -1]).all(0) & (values[..., -1] > 0).all(0)
     first, second = np.where(regular[:, None, None], sums, np.eye(space.size))
-    # M = L^-T (L' H L)^1/2 L^-1 with G = L L' and H = K K'. Singular values of K' L lose fewer digits than their squares.
+    # M = L^-T (L' H L)^1/2 L^-1, G = L L', H = K K'. Singular values of K' L have more digits than their squares.
     left, right = np.linalg.cholesky(first), np.linalg.cholesky(second)
     _, roots, vectors = np.linalg.svd(right.swapaxes(1, 2) @ left)
     factor = np.linalg.solve(left.swapaxes(1, 2), vectors.swapaxes(1, 2) * np.sqrt(roots)[:, None, :])
