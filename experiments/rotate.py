@@ -236,7 +236,10 @@ def make_plan(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) ->
     network = config.network(dataset)
     points = parse_layers(settings.layers, len(network.points))
     execution, budget = parallel.default_execution(), settings.cache_gb * 1e9
-    return RotationPlan(network, tuple(points), recipe, execution, settings.start, settings.augment, budget)
+    try:
+        return RotationPlan(network, tuple(points), recipe, execution, settings.start, settings.augment, budget)
+    except InputError as error:
+        raise InputError(f"model: {error}") from None
 
 
 def at_layers(plan: RotationPlan, layers: Collection[str]) -> RotationPlan:

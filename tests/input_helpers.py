@@ -79,6 +79,13 @@ def scaled(x, power):
     return np.ldexp(np.asarray(x, np.float32), power)
 
 
+def with_one_entry(x, *columns):
+    """Return x with columns that are zero but for the first example."""
+    result = x.copy()
+    result[1:, columns] = 0
+    return result
+
+
 @st.composite
 def degenerate(draw):
     """A representation some of whose columns are constant, duplicated, zero or one number in one place."""
@@ -86,7 +93,7 @@ def degenerate(draw):
     for column in range(FEATURES):
         kind = draw(st.sampled_from(["as it is", "zero", "constant", "first", "negative", "one entry"]))
         if kind == "one entry":
-            x[1:, column] = 0
+            x = with_one_entry(x, column)
         elif kind != "as it is":
             x[:, column] = {"zero": 0, "constant": 0.3, "first": x[:, 0], "negative": -x[:, column]}[kind]
     return x

@@ -190,7 +190,8 @@ def test_every_flag_is_refused_by_name_or_taken(command, name, tmp_path, monkeyp
         words = spelled(command, name, value)
         code, error, left = thrown(command, words, tmp_path, monkeypatch, capsys)
         if code != 0:  # it may be what the value does not go with that is named
-            others = [field.name for field in dataclasses.fields(COMMANDS[command].Settings)]
+            fields_of_command = dataclasses.fields(COMMANDS[command].Settings)
+            others = [word for field in fields_of_command for word in names_of(command, field.name)]
             assert_refused(words, [*names_of(command, name), *others], code, error, left)
 
 

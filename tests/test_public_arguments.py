@@ -28,6 +28,8 @@ WORDS = ("label", "title", "xlabel", "ylabel")  # which any text may be
 SIZES = [math.inf, -math.inf, -1]
 TAKEN = {  # what is right after all
     "activations.align.ids": [{}, {"a": None}],
+    "alignment.cycle_error.maps": [{}],  # of a single network
+    "alignment.interpolate.t": [-1, [], [1, 2]],
     "birkhoff.softsort.scores": [[]],
     "birkhoff.softsort.tau": [math.inf],  # uniform rows
     "data.Dataset.name": ["x"],

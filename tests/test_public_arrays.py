@@ -11,7 +11,7 @@ from campaign import throws
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
-from public_helpers import COSTLY, FUNCTIONS, MAKES, METHODS, NAMED, PYTREES, called, kind_of
+from public_helpers import COSTLY, FUNCTIONS, MAKES, METHODS, NAMED, PUBLIC, PYTREES, called, kind_of
 
 from symjax import InputError
 
@@ -103,6 +103,8 @@ MAY_BE_NAN = ("dynamics.epoch_above", "dynamics.convergence_epoch")  # of ordina
 def test_any_array_is_refused_by_name_or_gives_numbers(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     function, arguments = called(name)
+    if name == "extraction.capture_batches":  # nothing is computed before the first batch is requested
+        function = lambda **arguments: list(PUBLIC[name](**arguments))  # noqa: E731
     failed = {}
     nan = True if name in MAY_BE_NAN else None
     for argument, good, place in places(arguments):

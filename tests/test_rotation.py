@@ -254,7 +254,7 @@ def test_matrices_in_groups_find_what_all_at_once_do():
     at_once = unbounded.run(trained_zoo.member(0), CASES, key=key())
     assert [one.case for one in one_by_one] == CASES
     assert_same(one_by_one, at_once)
-    with pytest.raises(InputError, match="max_device_memory: .* which is what one matrix needs"):
+    with pytest.raises(InputError, match="max_device_memory: .* which one matrix needs"):
         Retraining(whole.plan, dataset, max_device_memory=whole.programs[0].memory.bytes_for(1) - 1)
 
 

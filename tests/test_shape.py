@@ -170,6 +170,17 @@ def test_far_outliers_are_reported():
         aligned_cosine(x, y)
 
 
+def test_small_examples_in_a_direction_of_their_own_are_reported():
+    x, _ = (np.float32(side) for side in pair())
+    x[:, 1] = 0
+    x[0] = 0
+    x[0, 1] = 1e-4
+    with pytest.warns(NumericalWarning, match=f"rotation of directions with {1 / len(x):.1%} of the data"):
+        np.testing.assert_allclose(aligned_cosine(x, x), 1 - 1 / len(x), atol=1e-6)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(aligned_cosine(np.float64(x), np.float64(x)), 1, atol=1e-6)
+
+
 def stochastic(n=8, r=30, d=3, seed=0):
     rng = np.random.default_rng(seed)
     means, spreads = rng.normal(size=(n, 1, d)), rng.normal(size=(n, d, d))

@@ -84,9 +84,12 @@ def _matrices(leaves, space, rows):
     values = np.linalg.eigvalsh(sums)
     regular = (values[..., 0] > SINGULAR * values[..., -1]).all(0) & (values[..., -1] > 0).all(0)
     first, second = np.where(regular[:, None, None], sums, np.eye(space.size))
-    root = power_of(first, 0.5)
-    inverse = power_of(first, -0.5)
-    return power_of(inverse @ power_of(root @ second @ root, 0.5) @ inverse, 0.5)
+    # M = L^-T (L' H L)^1/2 L^-1, G = L L', H = K K'. Singular values of K' L have more digits than their squares.
+    left, right = np.linalg.cholesky(first), np.linalg.cholesky(second)
+    _, roots, vectors = np.linalg.svd(right.swapaxes(1, 2) @ left)
+    factor = np.linalg.solve(left.swapaxes(1, 2), vectors.swapaxes(1, 2) * np.sqrt(roots)[:, None, :])
+    vectors, roots, _ = np.linalg.svd(factor)  # M = factor factor'
+    return (vectors * roots[:, None, :]) @ vectors.swapaxes(1, 2)
 
 
 def power_of(matrices, exponent):

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
@@ -33,6 +34,15 @@ def chosen(points: Sequence[str] | None, named: Sequence[str], submodules: Seque
     if unknown := [point for point in points if point not in known]:
         raise InputError(f"points: got {', '.join(map(repr, unknown))}, expected some of {', '.join(known)}")
     return list(points)
+
+
+def as_arrays(batch: PyTree) -> PyTree:
+    """Return a batch of arrays of JAX's dtypes."""
+    try:
+        with np.errstate(over="raise"):
+            return jax.tree.map(jnp.asarray, batch)
+    except FloatingPointError:
+        raise InputError("batches: got entries beyond the range of JAX's default dtype, expected others") from None
 
 
 @contextlib.contextmanager
@@ -62,7 +72,7 @@ class JaxValues:
         self._programs: dict[Any, tuple[list[str], Callable]] = {}
 
     def __call__(self, batch: PyTree) -> dict[str, jax.Array]:
-        batch = jax.tree.map(jnp.asarray, batch)
+        batch = as_arrays(batch)
         leaves, structure = jax.tree.flatten(batch)
         key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if key not in self._programs:
@@ -88,6 +98,11 @@ class JaxValues:
         named = [name for name in usable if not name.startswith(SUBMODULE)]
         places = {name.removeprefix(SUBMODULE): name for name in usable}
         places |= {name: name for name in named}  # the code's own names come first
+        if not places:
+            raise InputError(
+                "model: got one without named values or submodules of floating type (examples, ...) for batches "
+                f"{described(batch)}, expected symjax.stitch_point(x, name)"
+            )
         points = chosen(self._points, named, [name for name in places if name not in named])
         names = [name for name in places if name in points]
         program = trace.program(inputs, [trace.value(places[name]) for name in names])
@@ -123,7 +138,7 @@ class NetworkValues:
         self._run = jax.jit(lambda member, x: network.features(member, x, names))
 
     def __call__(self, batch: PyTree) -> dict[str, jax.Array]:
-        batch = jax.tree.map(jnp.asarray, batch)
+        batch = as_arrays(batch)
         with errors_name_batches(batch):
             jax.eval_shape(self._run, self._member, batch)
         return self._run(self._member, batch)

@@ -114,5 +114,11 @@ def seed_ceiling(measure, representations, level=0.95, **options):
     ceilings: dict = {}
     for k, layer in enumerate(result.layers_a):
         values = result.values[k, :, k]
-        ceilings[layer] = mean_over_pairs((values[a, b] + values[b, a]) / 2, pairs, level)
+        both = (values[a, b] + values[b, a]) / 2
+        if not np.isfinite(both).all():
+            raise InputError(
+                f"representations: got members whose {result.measure} is NaN or infinite at {layer}, expected finite "
+                "values"
+            )
+        ceilings[layer] = mean_over_pairs(both, pairs, level)
     return ceilings if isinstance(representations, Mapping) else ceilings["representations"]

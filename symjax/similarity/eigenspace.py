@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from symjax.similarity.canonical import canonical, whiten
 from symjax.similarity.cca_checks import dropped_message, notable_share, resolve_rcond, warn_of_dropped_directions
 from symjax.similarity.channels import pad_to_common_width
-from symjax.similarity.inputs import as_matrix, as_pair
+from symjax.similarity.inputs import as_matrix, as_pair, check_samples
 from symjax.similarity.linalg import to_row_space, unit_columns
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.pair_product import Prepared
@@ -47,7 +47,7 @@ def eigenspace_overlap(x, y, *, samples="positions", layout=None, mask=None):
         >>> print(f"{eigenspace_overlap(x, x @ np.tri(4)):.3f} {eigenspace_overlap(x, x[:, :2]):.3f}")
         1.000 0.500
     """
-    x, y = as_pair(x, y, samples, mask, layout=layout, min_examples=1 if samples == "positions" else 2)
+    x, y = as_pair(x, y, samples, mask, layout=layout, min_examples=1 if check_samples(samples) == "positions" else 2)
     rcond = resolve_rcond(None, x, y)
     overlap, *dropped = _overlap(*pad_to_common_width(x, y), rcond)
     warn_of_dropped_directions(x, y, dropped)

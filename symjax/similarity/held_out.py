@@ -1,5 +1,6 @@
 """Procrustes rotations, evaluated by the cosine of each example, or on held-out examples."""
 
+import math
 from functools import partial
 
 import jax
@@ -54,10 +55,17 @@ def _aligned_cosine(x, y):
     products = matmul(x.T, y)
     rotation, _ = polar(products)
     (x_rows, x_norms), (y_rows, y_norms) = unit_channels(x.T), unit_channels(y.T)
-    cosines = (matmul(rotation.T, x_rows) * y_rows).sum(0)
+    turned = matmul(rotation.T, x_rows)
+    cosines = (turned * y_rows).sum(0)
     kept = (x_norms > 0) & (y_norms > 0)
-    mean = jnp.clip(jnp.where(kept, cosines, 0).sum() / kept.sum().astype(x.dtype), -1, 1)
-    return mean + 0 * cosines.sum(), uncertain_share(products, x_rows.T)  # a NaN of any sample
+    count = kept.sum().astype(x.dtype)
+    mean = jnp.clip(jnp.where(kept, cosines, 0).sum() / count, -1, 1)
+    # The products of these parts of both sides are at the rounding level of the largest ones.
+    kept_parts = (lax.stop_gradient(z) for z in (turned, matmul(rotation, y_rows)))
+    dropped = (jnp.sqrt(jnp.maximum(1 - (part**2).sum(0), 0)) for part in kept_parts)
+    share = jnp.where(kept, math.prod(dropped), 0).sum() / count
+    share = jnp.maximum(share, uncertain_share(products, x_rows.T, y_rows.T))
+    return mean + 0 * cosines.sum(), share  # a NaN of any sample
 
 
 def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask=None):
@@ -109,7 +117,7 @@ def _held_out(x, y, labels, count):
         rotation, _ = polar(products)
         test_x, test_y = (z * (1 - training) for z in (x_less, y_less))
         sums = (matmul(test_x, rotation) * test_y).sum(), (test_x**2).sum(), (test_y**2).sum()
-        return sums, uncertain_share(products, test_x)
+        return sums, uncertain_share(products, test_x, test_y)
 
     sums, shares = lax.map(fold_sums, jnp.arange(count, dtype=jnp.int32))
     inner, x_squares, y_squares = (part.sum() for part in sums)

@@ -39,15 +39,20 @@ def _polar_jvp(primals, tangents):
     return (matmul(u, vt), dropped), (change, jnp.zeros_like(dropped))
 
 
-def uncertain_share(products, x):
-    """Return the share of rows x (n, m) in directions that rounding of `products` (m, d) turns in `polar`.
+def uncertain_share(products, x, y):
+    """Return the share of <x, y>, rows x (n, m) and y (n, d), that rounding of `products` (m, d) may turn in `polar`.
 
-    These are directions of small products: rounding is relative to the largest ones.
+    It is sum_k |A_k| |B_k| / sum_k |x_k| |y_k| with rows A and B of x and y in the directions of small products:
+    rounding is relative to the largest ones.
     """
-    u, s, *_ = _svd(lax.stop_gradient(products))
-    small = masked(u, s < float(jnp.finfo(x.dtype).eps) / LARGEST_TURN * s[0])
-    x = lax.stop_gradient(x)
-    return (matmul(x, small) ** 2).sum() * reciprocal((x**2).sum())
+    u, s, vt = _svd(lax.stop_gradient(products))
+    small = s < float(jnp.finfo(x.dtype).eps) / LARGEST_TURN * s[0]
+
+    def norms(rows):
+        return jnp.sqrt((lax.stop_gradient(rows) ** 2).sum(1))
+
+    lost = norms(matmul(x, masked(u, small))) * norms(matmul(y, masked(vt.T, small)))
+    return lost.sum() * reciprocal((norms(x) * norms(y)).sum())
 
 
 def warn_of_uncertain_directions(share):

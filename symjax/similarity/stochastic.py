@@ -96,7 +96,7 @@ def _distance(x, y, alpha, *covariances):
     x_moments, y_moments = (pad_channels(side, width) for side in sides)
     rows = max(x_moments.shape[1], y_moments.shape[1])
     a, b = (jnp.pad(z, ((0, 0), (0, rows - z.shape[1]), (0, 0))) for z in (x_moments, y_moments))
-    weights = jnp.full((rows, 1), 2 - alpha, x.dtype).at[0].set(alpha)
+    weights = jnp.full((1, rows, 1), 2 - alpha, x.dtype).at[:, 0].set(alpha)
     start = _start(*(lax.stop_gradient(z[:, 0]) for z in (a, b)))
     a, b = jnp.sqrt(weights) * a, jnp.sqrt(weights) * b
     inner, rotation = hold_constant(_rotations(lax.stop_gradient(a), lax.stop_gradient(b), start), (a, b))

@@ -1,6 +1,6 @@
 """Measures between all layers of all models, of data that arrive in batches, in constant memory."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from inspect import signature
 from itertools import product
@@ -79,6 +79,8 @@ def pairwise_batches(batches, measure, *, layout=None, **options):
         one_of("measure", name, (*MOMENTS, *STREAMS))
     several, measures = as_measures("measure", measure)
     settings = _settings(measures, options)
+    if not isinstance(batches, Iterable):
+        raise InputError(f"batches: got {short(batches)}, expected an iterable of batches")
     first = None
     for batch in batches:
         arrays = _arrays(batch, layout)
