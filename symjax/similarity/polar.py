@@ -45,7 +45,7 @@ def uncertain_share(products, x, y):
     It is sum_k |A_k| |B_k| / sum_k |x_k| |y_k| with rows A and B of x and y in the directions of small products:
     rounding is relative to the largest ones.
     """
-    u, s, vt = _svd(lax.stop_gradient(products))
+    u, s, vt, _ = _svd(lax.stop_gradient(products))
     small = s < float(jnp.finfo(x.dtype).eps) / LARGEST_TURN * s[0]
 
     def norms(rows):
