@@ -1,4 +1,4 @@
-"""SVCCA, PLS and PCA against NumPy in float64, and what they promise at the edges."""
+"""SVCCA, PWCCA, PLS and PCA against NumPy in float64, and what they promise at the edges."""
 
 from functools import partial
 
@@ -9,7 +9,18 @@ import pytest
 from campaign import slow
 
 from symjax.errors import InputError
-from symjax.similarity import FewExamplesWarning, cca_similarity, pca, pls, pls_similarity, svcca, svcca_distance
+from symjax.similarity import (
+    FewExamplesWarning,
+    NumericalWarning,
+    cca_similarity,
+    pca,
+    pls,
+    pls_similarity,
+    pwcca,
+    svcca,
+    svcca_distance,
+)
+from symjax.similarity.cca_checks import few_examples_message
 
 SAMPLES, WIDTH = 80, 6
 
@@ -222,3 +233,13 @@ def test_pls_at_the_edges():
         f = partial(pls_similarity)
         expected = (f(x + 1e-5 * dx, y + 1e-5 * dy) - f(x - 1e-5 * dx, y - 1e-5 * dy)) / 2e-5
         np.testing.assert_allclose((x_gradient * dx).sum() + (y_gradient * dy).sum(), expected, rtol=1e-6)
+
+
+def test_pwcca_says_where_it_is_not_determined():
+    x, y = np.float32(np.random.default_rng(0).normal(size=(2, SAMPLES, 8)))
+    with pytest.warns(NumericalWarning, match="not determined"):
+        pwcca(x, np.hstack([x[:, :3], y[:, :3]]))  # three correlations of 1
+    pwcca(x, x[:, :6])  # all correlations are 1
+    pwcca(x, np.hstack([x[:, :1], y[:, :5]]))  # one is
+    for samples, undetermined in ((14, True), (16, False), (6, False)):  # 3, 1, or all correlations of 1
+        assert ("pwcca is not determined" in few_examples_message(samples, 8, 8, "pwcca")) == undetermined
