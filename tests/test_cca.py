@@ -25,8 +25,7 @@ from symjax.similarity import (
     svcca,
 )
 
-SAMPLES = 80
-WIDTHS = [(6, 6), (8, 5), (5, 8)]
+SAMPLES, WIDTHS = 80, [(6, 6), (8, 5), (5, 8)]
 
 
 @pytest.fixture(autouse=True)
