@@ -207,10 +207,9 @@ def _block_values(split, a, b, mask, devices, exactly):
     Inaccurate values are computed again where `exactly` is true.
     """
     size = split.product.size(_single_shapes(a), _single_shapes(b))
-    downsample = partial(split.product.downsample, size=size)
     sides = tuple(
         prepared  # without a copy
-        if jax.eval_shape(downsample, prepared.data).shape == prepared.data.shape
+        if jax.eval_shape(lambda data: split.product.downsample(data, size), prepared.data).shape == prepared.data.shape
         else prepared._replace(data=_downsample(split.product, prepared.data, size))
         for prepared in (a, b)
     )
