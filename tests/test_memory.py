@@ -89,8 +89,8 @@ def test_a_zoo_needs_more_for_more_members():
         jobs.training_program(config, dataset, Execution(how, "matmul")).memory for how in ("map", "vmap")
     )
     state = num_bytes(jobs.abstract_state(config, network, len(dataset.train)))
-    assert one_by_one.member == pytest.approx(2 * state, rel=0.05)  # and metrics
-    assert together.member > 5 * one_by_one.member  # workspace of its own
+    assert one_by_one.per_member == pytest.approx(2 * state, rel=0.05)  # and metrics
+    assert together.per_member > 5 * one_by_one.per_member  # workspace of its own
     assert one_by_one.fixed > dataset.train.images.nbytes + dataset.validation.images.nbytes
 
 

@@ -38,6 +38,7 @@ QUICK = ("cka", "cca", "procrustes_distance")
 
 @pytest.mark.parametrize("measure", [name if name in QUICK else slow(name) for name in NAMES])
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.filterwarnings("ignore:rounding determines the rotation")  # of 18 neurons to 20 examples of a fold
 @pytest.mark.few(1)
 def test_values_are_those_of_one_pair_at_a_time(measure):
     result = pairwise(MODELS, measure)
@@ -52,7 +53,7 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
     matrix = result.values.transpose(1, 0, 3, 2).reshape(9, 9)
     if MEASURES[measure].symmetric:
         np.testing.assert_array_equal(matrix, matrix.T)
-    if MEASURES[measure].kind == "distance":
+    if MEASURES[measure].kind == "distance" and MEASURES[measure].ends_at_equal:
         assert (np.diag(matrix)[present.T.ravel()] == 0).all()
 
 

@@ -27,7 +27,7 @@ def run(report: Report) -> None:
     dataset, images = load(Settings(**sizes), report)
     execution = parallel.default_execution()
     network = models.create("mcnn", width=width, dtype=dtype).with_form(execution.conv)
-    trained = train(report, network, execution, dataset, images, members)
+    trained = train(report, network, execution, dataset, f"{images}, {jnp.dtype(dtype)}", members)
     with report.case("stitches"):
         stitch(report, network, execution, dataset, trained, pairs)
 
@@ -44,7 +44,7 @@ def train(report, network, execution, dataset, images, members):
         states, metrics = jax.block_until_ready(epoch(states, shared))
         spent, done = time.monotonic() - began, done + 1
         longest = max(longest, spent) if done > 1 else 0.0  # the first epoch includes compilation
-        comment = f"{members} members, {images}, {execution.members} {execution.conv} {jnp.dtype(network.dtype)}"
+        comment = f"{members} members, {images}, {execution.members} {execution.conv}"
         name = "seconds of the first epoch, compiling" if done == 1 else "seconds of an epoch"
         report.row(name, spent, "s", f"{comment}; {members * len(dataset.train) / spent:,.0f} images/s")
         accuracy = 100 * np.asarray(metrics["validation_accuracy"])
