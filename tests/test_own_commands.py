@@ -99,14 +99,14 @@ def run(name, *words):
 
 @pytest.mark.slow
 def test_commands_on_an_own_model_and_a_folder_of_images(own, capsys, monkeypatch):
-    monkeypatch.setattr(estimate, "REHEARSED", 1)
+    monkeypatch.setattr(estimate, "REHEARSAL_STEPS", 1)
     words = [*ZOO, *COMMANDS["stitch"], "--layers", "relu2"]
     run("stitch", *words, "--dry-run", "--max-device-memory", "1GB")
     assert re.search(r"own_nets:Net on pictures.*trained own_nets:Net at", capsys.readouterr().out, re.DOTALL)
     assert not (own / "zoo").exists()
     with pytest.raises(SystemExit):
         run("stitch", *words, "--max-device-memory", "10KB")
-    assert "max-device-memory: got 10 KB, wanted" in capsys.readouterr().err
+    assert "max-device-memory: got 10 KB, expected" in capsys.readouterr().err
     run("stitch", *words, "--out", "stitch")
     table = pd.read_csv("stitch/results.csv", comment="#")
     assert set(table.layer) == {"relu2"} and set(table.family) == {"full", "identity"}
