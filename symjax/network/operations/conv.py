@@ -6,8 +6,9 @@
 * "mixed": for CPU programs inside a `scan` or `lax.map`. There XLA runs native convolutions at four fifths of the
   peak, but their gradients at 0.5 to 10 GFLOP/s. So the gradient of the input is written as a convolution, and that of
   the kernel as one matrix product. With enough channels Winograd's F(2x2, 3x3) is used, which consists of matrix
-  products with 2.25 times fewer multiplications. With few input channels, as in images, matrix products of one row of
-  taps at a time are faster; with few input and many output channels only for the gradient of the kernel.
+  products with 2.25 times fewer multiplications, also for the gradient of the kernel. With few input channels, as in
+  images, matrix products of one row of taps at a time are faster; with few input and many output channels only for the
+  gradient of the kernel.
 """
 
 from functools import partial
