@@ -31,6 +31,12 @@ def test_sums_of_singular_values(name, jitted):
     np.testing.assert_allclose(result, expected, rtol=2e-6)
 
 
+def test_batches():
+    matrices = np.float32(RNG.normal(size=(2, 3, 8, 6)))
+    expected = np.linalg.svd(matrices, compute_uv=False).sum(-1)
+    np.testing.assert_allclose(jax.vmap(nuclear_norms)(jnp.asarray(matrices)), expected, rtol=2e-6)
+
+
 def test_zeros_and_not_a_number():
     zeros = jnp.zeros((3, 4, 5))
     np.testing.assert_array_equal(nuclear_norms(zeros.at[1, 2, 2].set(jnp.nan)), [0, np.nan, 0])
