@@ -19,6 +19,9 @@ class LogLines(tqdm):
     def clear(self, nolock=False):
         pass
 
+    def set_postfix_str(self, s="", refresh=True):
+        super().set_postfix_str(s, refresh=False)  # part of the next line
+
 
 def progress_bar(**options) -> tqdm:
     """Return a progress bar as wide as the terminal, or `LogLines` without a terminal.
