@@ -281,16 +281,18 @@ def task_blocks(symmetry):
     return blocks_of(symmetry, "largest", symmetry.shapes)
 
 
+@pytest.mark.parametrize("restarts", [1, 3])
 @pytest.mark.parametrize("chunk", [1, api.CHUNK])
-def test_stacked_pairs_are_those_alone(chunk, symmetries, monkeypatch):
+def test_stacked_pairs_are_those_alone(chunk, restarts, symmetries, monkeypatch):
     """In one part, or each pair in a part of its own and parts in threads."""
     monkeypatch.setattr(api, "CHUNK", chunk)
+    options = {"group": "scaled_permutation", "key": KEY, "restarts": restarts}
     symmetry = symmetries("residual")
     a, b = drawn(RESIDUAL), stack([drawn(RESIDUAL, seed) for seed in (1, 2, 3)])
-    element, info = match(symmetry, a, b, group="scaled_permutation", key=KEY)
+    element, info = match(symmetry, a, b, **options)
     assert info.objective.shape[0] == 3 and info.gain.keys() == element.keys() and info.converged.shape == (3,)
     for i in range(3):
-        alone, of_one = match(symmetry, a, {n: leaf[i] for n, leaf in b.items()}, group="scaled_permutation", key=KEY)
+        alone, of_one = match(symmetry, a, {n: leaf[i] for n, leaf in b.items()}, **options)
         assert of_one.objective[-1] == pytest.approx(info.objective[i, -1])
         for name in element:
             np.testing.assert_allclose(alone[name], element[name][i], rtol=1e-6)

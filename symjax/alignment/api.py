@@ -123,7 +123,10 @@ def match(
             if method != "weights"
         ]
         leaves = [  # b changes in place, and a if it is balanced
-            {path: _rows(leaf, rows).astype(working, copy=copied) for path, leaf in tree.items()}
+            {
+                path: _rows(leaf, rows).astype(working, "C" if copied else "K", copy=copied)
+                for path, leaf in tree.items()
+            }
             for tree, copied in ((leaves_a, balanced), (leaves_b, True))
         ]
         return task._replace(rng=deepcopy(rng)).run(*leaves, *members)  # the same orders of spaces for all parts

@@ -77,13 +77,13 @@ class Descent:
             for space in block.spaces:
                 self._act(space, element[space.name], np.arange(self.pairs))
 
-    def shuffle(self, rng, rows):
-        """Act on b in the given pairs by random permutations."""
+    def shuffle(self, rng, rows, count):
+        """Act on b in the given pairs by `count` random permutations of each space in turn."""
         for block in self.blocks:
             for space in block.spaces:
-                orders = [rng.permutation(space.size) for _ in rows]
+                orders = [rng.permutation(space.size) for _ in range(count)]
                 matrices = np.eye(space.size)[np.array(orders, int).reshape(-1, space.size)]
-                self._act(space, matrices, rows)
+                self._act(space, np.tile(matrices, (len(rows) // max(count, 1), 1, 1)), rows)
 
     def sweep(self, rng) -> np.ndarray:
         """Take a step for each block that can gain, in random order; return which pairs changed."""

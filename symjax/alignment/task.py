@@ -99,7 +99,7 @@ class Task(NamedTuple):
             )
         if blocks:
             descent = Descent(blocks, a, b, features)
-            descent.shuffle(self.rng, np.flatnonzero(~first))
+            descent.shuffle(self.rng, np.flatnonzero(~first), self.restarts - 1)  # the same for all pairs
             descent.start(np.flatnonzero(first))
             objective, converged = descend(descent, self.rng, MAX_SWEEPS)
         else:
