@@ -65,7 +65,7 @@ def test_every_example_meets_every_other_equally_often():
 def test_values_are_those_of_permuted_representations(measure, size):
     """What is prepared once gives the values of the measure's own function."""
     x, y = related(n=14, size=size)
-    permutations = draw_permutations(KEY, 14, 17)  # of two cosets
+    permutations = draw_permutations(KEY, 14, 17)  # of two assignments
     values = permuted_values(measure, [jax.numpy.asarray(x)], [jax.numpy.asarray(y)], permutations)[:, 0, 0]
     fn = jax.jit(lambda y: measure.fn(x, y))
     expected = [float(fn(y[order])) for order in np.asarray(permutations.orders())]
@@ -85,9 +85,12 @@ def test_values_of_shifts_of_several_cycles(name, size, monkeypatch):
     values = permuted_values(measure, [jax.numpy.asarray(x)], [jax.numpy.asarray(y)], permutations)[:, 0, 0]
     fn = jax.jit(lambda y: measure.fn(x, y))
     np.testing.assert_allclose(values, [float(fn(y[order])) for order in np.asarray(permutations.orders())], atol=1e-5)
-    monkeypatch.setattr(permuted, "MAX_PRODUCTS", 1)
-    in_turn = permuted_values(measure, [jax.numpy.asarray(x)], [jax.numpy.asarray(y)], permutations)[:, 0, 0]
-    np.testing.assert_allclose(values, in_turn, atol=1e-5)
+    for most in (130, 1):  # the products of all permutations, but not the matrix of the transform; neither
+        monkeypatch.setattr(permuted, "MAX_PRODUCTS", most)
+        permuted._of_products.clear_cache()
+        in_turn = permuted_values(measure, [jax.numpy.asarray(x)], [jax.numpy.asarray(y)], permutations)[:, 0, 0]
+        np.testing.assert_allclose(values, in_turn, atol=1e-5)
+    permuted._of_products.clear_cache()
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from symjax.similarity.pair_product import MAP_PRODUCT
 from symjax.similarity.split_measure import kernel_matrix, permute_kernel, permute_matrices
 
 MAX_NUMBERS = 2**24  # largest number of entries in memory at once: resampled data and (examples, examples) matrices
-MAX_PRODUCTS = 2**26  # largest number of entries of the products X' P Y for all permutations P
+MAX_PRODUCTS = 2**26  # largest number of entries of the products X' P Y for all permutations P, and of their transform
 
 
 class Permutations(NamedTuple):
@@ -144,7 +144,8 @@ def _of_products(split, a, b, permutations):
     data = (split.product.downsample(side.data, size) for side in (a, b))
     left, right = (part.reshape(len(part), n, -1) for part in data)  # (channels, examples, pixels)
     chosen = permutations.chosen[1:]
-    if len(permutations.cycles) > 1:
+    # The matrix of the inverse transform has about (1 + count) L entries; more than MAX_PRODUCTS also overflow int32.
+    if len(permutations.cycles) > 1 and len(permutations.chosen) * permutations.cycles.shape[1] <= MAX_PRODUCTS:
         products = _products_of_shifts(left, right, permutations)
     else:
         products = lax.map(lambda one: _product(left, right[:, permutations.order(one)]), chosen)
