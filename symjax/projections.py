@@ -157,8 +157,8 @@ def projected_accuracy(
 ) -> dict[str | int, np.ndarray]:
     """Return the accuracy of members whose features at one point are projected onto the first k directions.
 
-    All members, points, projections and numbers of directions run in one program. At each time one point is projected.
-    The state of a member, such as batch-norm statistics, stays as it is.
+    All members, points, projections and numbers of directions run in one program, which projects one point for each
+    accuracy. The state of a member, such as batch-norm statistics, stays as it is.
 
     Args:
         network: the network of the members.

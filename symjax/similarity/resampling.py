@@ -160,8 +160,7 @@ def permutation_test(
         num_permutations: number of permutations, at least 1.
         alternative: which values are extreme, "greater" or "less". By default "less" for names and `Measure`s of
             distances, otherwise "greater".
-        batch_size: as in `error_bars`, for a function; the values of a `Measure` in split form are computed in
-            sequence.
+        batch_size: as in `error_bars`, for a function or a `Measure` without a split form.
 
     Returns:
         `PermutationTest`; p is NaN where the estimate is. NaN among the values counts as extreme.
