@@ -62,7 +62,10 @@ def pairwise(
 
     A `NumericalWarning` of a measure about single representations is issued once, with the number of the others.
 
-    In cca, pwcca and fourier_cca, the default of `rcond` depends on each side's own width after padding.
+    The default `rcond` of cca, pwcca and fourier_cca, and the rounding that svcca and eigenspace_overlap drop, depend
+    on the width after padding. Where few networks have one width, it is that of the widest. A wider network can
+    therefore change values of others with directions near this limit; a `NumericalWarning` of cca, pwcca and
+    eigenspace_overlap reports these.
 
     Args:
         representations: mapping from names of layers to arrays (models, n, d), tokens (models, n, t, c) or maps
