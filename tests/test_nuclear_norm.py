@@ -37,6 +37,13 @@ def test_batches():
     np.testing.assert_allclose(jax.vmap(nuclear_norms)(jnp.asarray(matrices)), expected, rtol=2e-6)
 
 
+def test_derivative():
+    matrices = np.float32(CASES["square"])
+    gradient = jax.jit(jax.grad(lambda matrices: nuclear_norms(matrices).sum()))(jnp.asarray(matrices))
+    u, _, vt = np.linalg.svd(np.float64(matrices))
+    np.testing.assert_allclose(gradient, u @ vt, atol=2e-5)
+
+
 def test_zeros_and_not_a_number():
     zeros = jnp.zeros((3, 4, 5))
     np.testing.assert_array_equal(nuclear_norms(zeros.at[1, 2, 2].set(jnp.nan)), [0, np.nan, 0])
