@@ -12,13 +12,13 @@ from symjax.similarity import MEASURES
 from symjax.similarity.permuted import draw_permutations
 
 
-def centred(x):
+def centered(x):
     return x - x.mean(0)
 
 
 def unit(x):
     """Return x less its mean, at unit norm."""
-    return centred(x) / np.linalg.norm(centred(x))
+    return centered(x) / np.linalg.norm(centered(x))
 
 
 def unit_rows(x):
@@ -79,8 +79,8 @@ def stochastic_of_symjax(x, y):
     return symjax.stochastic_shape_distance(x, y, covariances=tuple(map(covariances, (x, y))))
 
 
-def sklearn_neighbours(module, x, y, k=10):
-    """Return the mean share of common neighbours."""
+def sklearn_neighbors(module, x, y, k=10):
+    """Return the mean share of common neighbors."""
     nearest = [module.NearestNeighbors(n_neighbors=k).fit(side).kneighbors(return_distance=False) for side in (x, y)]
     return np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*nearest, strict=True)])
 
@@ -88,7 +88,7 @@ def sklearn_neighbours(module, x, y, k=10):
 def sklearn_regression(module, x, y, share=0.0):
     """Return the cross-validated R^2 of a regression of y on x, over all folds at once."""
     folds, errors, squares = np.arange(len(x)) % 5, 0.0, 0.0
-    model = module.Ridge(share * np.sum(centred(x) ** 2)) if share else module.LinearRegression()
+    model = module.Ridge(share * np.sum(centered(x) ** 2)) if share else module.LinearRegression()
     for fold in range(5):
         train, test = folds != fold, folds == fold
         errors += np.sum((y[test] - model.fit(x[train], y[train]).predict(x[test])) ** 2)
@@ -127,7 +127,7 @@ def calibrated(package, x, y, part):
     torch = importlib.import_module("torch")
 
     def similarity(a, b):
-        a, b = (centred(side.numpy()) for side in (a, b))
+        a, b = (centered(side.numpy()) for side in (a, b))
         return np.linalg.norm(a.T @ b) ** 2 / np.linalg.norm(a.T @ a) / np.linalg.norm(b.T @ b)
 
     return package.calibrate(*tensors(x, y), similarity, perm_fn=lambda *_: torch.tensor(next(orders)))[part]
@@ -150,12 +150,12 @@ def cka_of_unit_rows(x, y):
 
 
 def sim_metric_cca(scoring, x, y, mean):
-    return getattr(scoring, mean)(scoring.cca_decomp(centred(x).T, centred(y).T)[1])
+    return getattr(scoring, mean)(scoring.cca_decomp(centered(x).T, centered(y).T)[1])
 
 
 def sim_metric_pwcca(scoring, x, y):
-    _, correlations, _, variates, _ = scoring.cca_decomp(centred(x).T, centred(y).T)
-    return scoring.pwcca_dist(centred(x).T, correlations, variates)
+    _, correlations, _, variates, _ = scoring.cca_decomp(centered(x).T, centered(y).T)
+    return scoring.pwcca_dist(centered(x).T, correlations, variates)
 
 
 def svcca_repository(cca_core, x, y):
@@ -179,14 +179,14 @@ COMPARISONS = (
     row("alpha = 1/2", NETREP, partial(linear_metric, alpha=0.5), many_examples, "shape_distance", alpha=0.5),
     row("shape_distance_white", NETREP, partial(linear_metric, alpha=0.0), many_examples_of_one_width),
     row(
-        "procrustes_distance, centred",
+        "procrustes_distance, centered",
         NETREP,
         lambda netrep, x, y: linear_metric(netrep, unit(x), unit(y), score_method="euclidean"),
         name="procrustes_distance",
         center=True,
     ),
     row(
-        "permutation_procrustes_distance, centred",
+        "permutation_procrustes_distance, centered",
         NETREP,
         lambda netrep, x, y: netrep.PermutationMetric(score_method="euclidean").fit_score(unit(x), unit(y)),
         name="permutation_procrustes_distance",
@@ -225,7 +225,7 @@ COMPARISONS = (
     row(
         "1 - cka_gretton",
         "dists.scoring",
-        lambda scoring, x, y: 1 - scoring.lin_cka_dist(centred(x).T, centred(y).T),
+        lambda scoring, x, y: 1 - scoring.lin_cka_dist(centered(x).T, centered(y).T),
         name="cka",
         estimator="gretton",
     ),
@@ -242,7 +242,7 @@ COMPARISONS = (
     ("cka of unit rows", cka_of_unit_rows, "metrics", partial(platonic, "unbiased_cka"), any_shape),
     row("distance_correlation", "dcor", lambda dcor, x, y: dcor.distance_correlation(x, y)),
     row("distance_correlation_song", "dcor", lambda dcor, x, y: dcor.u_distance_correlation_sqr(x, y)),
-    row("procrustes_distance, centred", "scipy.linalg", scipy_procrustes, name="procrustes_distance", center=True),
+    row("procrustes_distance, centered", "scipy.linalg", scipy_procrustes, name="procrustes_distance", center=True),
     row(
         "rsa, euclidean",
         "scipy.stats",
@@ -252,7 +252,7 @@ COMPARISONS = (
     ),
     row("hard_correlation_match", "scipy.optimize", scipy_matching),
     row("soft_matching", "scipy.optimize", scipy_transport),
-    row("mutual_knn", "sklearn.neighbors", sklearn_neighbours),
+    row("mutual_knn", "sklearn.neighbors", sklearn_neighbors),
     row("linear_predictivity", "sklearn.linear_model", sklearn_regression, many_examples),
     row(
         "ridge", "sklearn.linear_model", partial(sklearn_regression, share=0.01), name="linear_predictivity", ridge=0.01

@@ -222,7 +222,7 @@ def disturb_once(name, way, fault, reference: Reference, own: pathlib.Path, rng)
     if way == "operations":
         process, operations = run(name, own, Fault(fault, at))
         finish(process)
-        signalled = time.monotonic()
+        signaled = time.monotonic()
     else:
         process, operations = run(name, own)
         if way == "between":
@@ -231,7 +231,7 @@ def disturb_once(name, way, fault, reference: Reference, own: pathlib.Path, rng)
         else:
             moment = rng.uniform(0 if fault == "together" else reference.to_first, reference.seconds)
             wait_until(lambda: cpu_seconds(process) >= moment, process)
-        signalled = time.monotonic()
+        signaled = time.monotonic()
         if process.exitcode is None and fault == "together":
             other = run(name, own)[0]
             finish(other)
@@ -244,7 +244,7 @@ def disturb_once(name, way, fault, reference: Reference, own: pathlib.Path, rng)
         code = code or other.exitcode
     elif code == 0 and not (way == "operations" and count >= at):
         return None, 0
-    return Disturbed(name, way, signalled - began, last, code, ended - signalled, len(leftovers(own))), code
+    return Disturbed(name, way, signaled - began, last, code, ended - signaled, len(leftovers(own))), code
 
 
 def run(name: str, own: pathlib.Path, fault: Fault | None = None, devices: int = 1):

@@ -13,7 +13,7 @@ from symjax.similarity import INVARIANCES, MEASURES
 INTRODUCTION = """# All measures
 
 Start with `cka`, which depends on the distances between all examples, and `mutual_knn`, which depends only on the
-nearest neighbours of each; both compare networks of any widths. `procrustes_distance` is a metric. `cca` and `svcca`
+nearest neighbors of each; both compare networks of any widths. `procrustes_distance` is a metric. `cca` and `svcca`
 ignore the scale of directions and need many more examples than features. The `wreath` measures, `soft_matching` and
 `permutation_procrustes` compare single neurons. Values of different measures cannot be compared, since their bias and
 their spread for independent data differ. `error_bars`, `permutation_test` and `calibrate` take any of them."""

@@ -44,7 +44,7 @@ def related(n=500, p=10, q=10, seed=0):
     return [side * np.exp(rng.standard_normal(side.shape[1])) + 2 for side in sides]
 
 
-def centre(x):
+def center(x):
     return x - x.mean(0)
 
 
@@ -55,7 +55,7 @@ def root_inverse(covariance):
 
 def canonical(x, y):
     """Directions of whitened x (columns) and of whitened y, and the correlations, by covariance matrices."""
-    x, y = centre(x), centre(y)
+    x, y = center(x), center(y)
     return np.linalg.svd(root_inverse(x.T @ x) @ x.T @ y @ root_inverse(y.T @ y))
 
 
@@ -66,8 +66,8 @@ def weighted(variates, x, correlations):
 
 
 def channel_products(x):
-    """<H_i^c, H_j^c> (examples, examples, channels), H being x with channels centred and at unit norm, dead ones 0."""
-    x = centre(x)
+    """<H_i^c, H_j^c> (examples, examples, channels), H being x with channels centered and at unit norm, dead ones 0."""
+    x = center(x)
     x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
     return x[:, None] * x
 
@@ -104,22 +104,22 @@ def pwcca_without_whitening():
     x, y = related()
     u, rho, _ = canonical(x, y)
     defined = symjax.pwcca(x, y)
-    published = weighted(centre(x) @ u, centre(x), rho)
+    published = weighted(center(x) @ u, center(x), rho)
     return defined, published
 
 
-def pwcca_uncentred():
-    """PWCCA of data that are not centred
+def pwcca_uncentered():
+    """PWCCA of data that are not centered
 
-    The variates and the neurons x_j are centred in the definition. The SVCCA repository adds the means to the variates
-    again, makes them orthonormal, and takes inner products with neurons that are not centred either. So directions
+    The variates and the neurons x_j are centered in the definition. The SVCCA repository adds the means to the variates
+    again, makes them orthonormal, and takes inner products with neurons that are not centered either. So directions
     along the means have large weights.
     """
     x, y = related()
     x += 10
     u, rho, _ = canonical(x, y)
     defined = symjax.pwcca(x, y)
-    variates = centre(x) @ root_inverse(np.cov(x.T)) @ u + x.mean(0)
+    variates = center(x) @ root_inverse(np.cov(x.T)) @ u + x.mean(0)
     published = weighted(variates, x, rho)
     return defined, published
 
@@ -147,7 +147,7 @@ def pwcca_with_equal_weights():
     x, y = related()
     u, rho, _ = canonical(x, y)
     defined = symjax.pwcca(x, y)
-    weights = np.var(centre(x) @ root_inverse(np.cov(x.T)) @ u, axis=0)
+    weights = np.var(center(x) @ root_inverse(np.cov(x.T)) @ u, axis=0)
     published = weights @ rho / weights.sum()
     return defined, published
 
@@ -164,8 +164,8 @@ def pwcca_of_more_directions():
     y = x[:, :6]
     u, rho, _ = canonical(x, y)
     defined = symjax.pwcca(x, y)
-    variates = centre(x) @ root_inverse(centre(x).T @ centre(x)) @ u
-    weights = np.abs(variates.T @ centre(x)).sum(1)
+    variates = center(x) @ root_inverse(center(x).T @ center(x)) @ u
+    weights = np.abs(variates.T @ center(x)).sum(1)
     published = (weights / weights.sum())[: len(rho)] @ rho
     return defined, published
 
@@ -182,7 +182,7 @@ def svcca_threshold():
     x, y = (signals @ rng.standard_normal((3, 20)) + 0.05 * rng.standard_normal((500, 20)) for _ in range(2))
 
     def kept(x):
-        u, s, _ = np.linalg.svd(centre(x), full_matrices=False)
+        u, s, _ = np.linalg.svd(center(x), full_matrices=False)
         return u[:, : np.searchsorted(np.cumsum(s) / s.sum(), 0.99) + 1]
 
     defined = symjax.svcca(x, y)
@@ -205,7 +205,7 @@ def svcca_normalized_twice():
     y = scales[::-1] * (0.6 * q[:, 1:51] + 0.8 * q[:, 51:])  # each neuron of y correlates by .6 with one of x
 
     def kept(x):
-        u, s, _ = np.linalg.svd(centre(x), full_matrices=False)
+        u, s, _ = np.linalg.svd(center(x), full_matrices=False)
         share = s**2 / (s**2).sum()
         return u[:, : np.argmax(np.cumsum(share) / (s**2).sum() >= 0.99) + 1]
 
@@ -228,8 +228,8 @@ def svcca_of_ten_directions():
     y = x @ rng.standard_normal((12, 12))
 
     def ten(x):
-        u = np.linalg.svd(centre(x), full_matrices=False)[0][:, :4]
-        return np.linalg.qr(np.hstack([u, centre(rng.standard_normal((500, 6)))]))[0]
+        u = np.linalg.svd(center(x), full_matrices=False)[0][:, :4]
+        return np.linalg.qr(np.hstack([u, center(rng.standard_normal((500, 6)))]))[0]
 
     defined = symjax.svcca(x, y)
     published = np.linalg.svd(ten(x).T @ ten(y), compute_uv=False).mean()
@@ -239,7 +239,7 @@ def svcca_of_ten_directions():
 def svcca_with_noise():
     """SVCCA with noise in place of a direction
 
-    Centred data of n examples have at most n - 1 directions, but platonic-rep also takes ten directions of ten
+    Centered data of n examples have at most n - 1 directions, but platonic-rep also takes ten directions of ten
     examples. The scores of the tenth are zero, and their correlation is 0 / 0. To avoid NaN, normal numbers times 1e-10
     are added to all scores, so that a correlation of noise with noise enters the mean, a different one at each call. By
     the definition this direction does not count. All other correlations are 1 here, since there are so few examples.
@@ -250,7 +250,7 @@ def svcca_with_noise():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewExamplesWarning)
         defined = symjax.svcca(x, y)
-    scores = np.hstack([np.linalg.svd(centre(x))[0][:, :9], np.zeros((10, 1))])  # of x and of y, where all rho are 1
+    scores = np.hstack([np.linalg.svd(center(x))[0][:, :9], np.zeros((10, 1))])  # of x and of y, where all rho are 1
     a, b = (scores + 1e-10 * rng.standard_normal(scores.shape) for _ in range(2))
     published = np.mean([np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(10)])
     return defined, published
@@ -310,7 +310,7 @@ def inverted_covariance():
         with np.errstate(invalid="ignore"):
             return vectors * np.sqrt(values) @ vectors.T
 
-    sxx, sxy, syy = (centre(a).T @ centre(b) for a, b in ((x, x), (x, y), (y, y)))
+    sxx, sxy, syy = (center(a).T @ center(b) for a, b in ((x, x), (x, y), (y, y)))
     product = root(np.linalg.pinv(sxx)) @ sxy @ root(np.linalg.pinv(syy))
     defined = symjax.similarity.cca_similarity(x, y)
     published = np.linalg.svd(product, compute_uv=False).mean() if np.isfinite(product).all() else np.nan
@@ -352,7 +352,7 @@ def means_over_neurons():
 def orthogonal_cka():
     """An "orthogonal CKA" that is not orthogonally invariant
 
-    Linear CKA is |X'Y|^2 / (|X'X| |Y'Y|) for centred X and Y (up to the choice of an estimator). It is the same for X Q
+    Linear CKA is |X'Y|^2 / (|X'X| |Y'Y|) for centered X and Y (up to the estimator). It is the same for X Q
     with an orthogonal Q, so cka(x, x Q) = 1. The measure that Godfrey et al. publish under the name "orthogonal CKA"
     first scales every channel to unit norm, and so it is not invariant. symjax has it as `channel_normalized_cka`, to
     repeat their figures.
@@ -382,8 +382,8 @@ def lange_estimator():
     """An estimator with zero diagonal that is biased
 
     "lange" (Lange et al. 2023) is sum_(i != j) (H K H)_ij (H L H)_ij / (n (n - 3)). It resembles the unbiased "song".
-    That one is the same sum with the same divisor, but of U-centred matrices, which are centred without their
-    diagonals. In "lange" the diagonal is left out only after centring, which has already spread it over the other
+    That one is the same sum with the same divisor, but of U-centered matrices, which are centered without their
+    diagonals. In "lange" the diagonal is left out only after centering, which has already spread it over the other
     entries. The data are those of the last example.
     """
     x, y = np.random.default_rng(0).standard_normal((2, 50, 5000))
@@ -392,11 +392,11 @@ def lange_estimator():
     return defined, published
 
 
-def lange_uncentred():
-    """The same estimator without centring
+def lange_uncentered():
+    """The same estimator without centering
 
-    "lange" centres both kernel matrices before their diagonals are set to zero. The package bonsai-nn-library up to
-    version 0.6.0 does not centre (0.6.5 does). What it calls CKA is then a cosine of kernel matrices that depends on
+    "lange" centers both kernel matrices before their diagonals are set to zero. The package bonsai-nn-library up to
+    version 0.6.0 does not center (0.6.5 does). What it calls CKA is then a cosine of kernel matrices that depends on
     the means of the neurons. Here x and y are independent with means of 1; n = 500, d = 20.
     """
     x, y = np.random.default_rng(0).standard_normal((2, 500, 20)) + 1
@@ -429,7 +429,7 @@ def unbiased_cka_that_is_biased():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((40, 60)), rng.standard_normal((40, 50))
     defined = symjax.cka(x, y, "song")
-    published = cosine(*(centre(side) @ centre(side).T for side in (x, y)))
+    published = cosine(*(center(side) @ center(side).T for side in (x, y)))
     return defined, published
 
 
@@ -448,23 +448,23 @@ def cka_with_a_constant_in_the_denominator():
     return defined, published
 
 
-def cknna_centred_after_masking():
-    """CKNNA that is centred after masking
+def cknna_centered_after_masking():
+    """CKNNA that is centered after masking
 
-    Defined (Huh et al. 2024): the sum of products of centred kernel entries over common neighbours. platonic-rep (April
-    2025), the code of the paper, sets the entries of kernels that are not centred to 0 outside of the common
-    neighbours. Then it takes the unbiased HSIC of these matrices, which centres the zeros, too, and multiplies entries
-    (i, j) by entries (j, i), although neighbours are not mutual. Features have unit norm, as in its command.
+    Defined (Huh et al. 2024): the sum of products of centered kernel entries over common neighbors. platonic-rep (April
+    2025), the code of the paper, sets the entries of kernels that are not centered to 0 outside of the common
+    neighbors. Then it takes the unbiased HSIC of these matrices, which centers the zeros, too, and multiplies entries
+    (i, j) by entries (j, i), although neighbors are not mutual. Features have unit norm, as in its command.
     """
     x, y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in related(n=100))
     defined = symjax.cknna(x, y, 10)
 
-    def neighbours(x):
+    def neighbors(x):
         products = x @ x.T - 2 * np.eye(100)
         return products >= np.sort(products)[:, -10:-9]
 
     def alignment(x, y):
-        mask = neighbours(x) & neighbours(y)
+        mask = neighbors(x) & neighbors(y)
         return unbiased_hsic(mask * (x @ x.T), mask * (y @ y.T))
 
     published = alignment(x, y) / (np.sqrt(alignment(x, x) * alignment(y, y)) + 1e-6)
@@ -474,7 +474,7 @@ def cknna_centred_after_masking():
 def second_order_cosine_of_distances():
     """Second-order cosine of distances
 
-    Defined (Hamilton et al. 2016): the cosine of two vectors of cosine similarities, of an example to its neighbours in
+    Defined (Hamilton et al. 2016): the cosine of two vectors of cosine similarities, of an example to its neighbors in
     either representation. ReSi (April 2025) takes vectors of cosine distances, 1 less the similarities.
     """
     x, y = related(n=100)
@@ -511,8 +511,8 @@ def whitening_with_an_absolute_threshold():
     defined = symjax.shape_distance(x, y, alpha=0)
 
     def whitened(x):
-        values, vectors = np.linalg.eigh(centre(x).T @ centre(x))
-        return centre(x) @ vectors / np.sqrt(np.maximum(values, 1e-7)) @ vectors.T
+        values, vectors = np.linalg.eigh(center(x).T @ center(x))
+        return center(x) @ vectors / np.sqrt(np.maximum(values, 1e-7)) @ vectors.T
 
     a, b = whitened(x), whitened(y)
     published = np.arccos(np.linalg.norm(a.T @ b, ord="nuc") / np.linalg.norm(a) / np.linalg.norm(b))
@@ -571,7 +571,7 @@ def lower_median_of_distances():
     def kernel(x):
         squares = np.sum((x[:, None] - x) ** 2, -1)
         apart = np.sort(squares[squares != 0])
-        return centre(centre(np.exp(-squares / (2 * apart[(len(apart) - 1) // 2]))).T)
+        return center(center(np.exp(-squares / (2 * apart[(len(apart) - 1) // 2]))).T)
 
     published = cosine(kernel(x), kernel(y))
     return defined, published
@@ -593,7 +593,7 @@ def lower_median_of_channels():
 def dead_channel_in_the_maximum():
     """A dead channel in the maximum
 
-    The kernel of G_ReLU-CKA is K_ij = max over channels c of <H_i^c, H_j^c>, each channel centred and at unit norm. A
+    The kernel of G_ReLU-CKA is K_ij = max over channels c of <H_i^c, H_j^c>, each channel centered and at unit norm. A
     dead channel stays zero in the code of Godfrey et al. and takes part in the maximum (and in the median), so that
     negative entries become 0. In symjax it counts as absent: pruning it changes nothing. Here x has one channel, and y
     is x with a dead channel; the effect is smaller with more living channels.
@@ -657,9 +657,9 @@ def changed_in_place():
 
 
 def positions_not_passed_on():
-    """Fixed positions that are learnt
+    """Fixed positions that are learned
 
-    A compact convolutional transformer adds positions to its tokens: either learnt ones, at first normal numbers of
+    A compact convolutional transformer adds positions to its tokens: either learned ones, at first normal numbers of
     deviation 0.2, or fixed ones, sines and cosines. In the code of Hassani et al. 2021 (Compact-Transformers, November
     2024) the function that builds all variants takes `positional_embedding` but does not pass it on to the model, whose
     default is "learnable". So `cct_7_3x1_32_sine` is the same model as `cct_7_3x1_32`. The numbers are cosines between
@@ -669,8 +669,8 @@ def positions_not_passed_on():
     table = sine_positions(8, 8, 256)
 
     def model(positions="learnable"):
-        learnt = 0.2 * np.random.default_rng(0).standard_normal(table.shape)
-        return {"learnable": learnt, "sine": table}[positions]
+        learned = 0.2 * np.random.default_rng(0).standard_normal(table.shape)
+        return {"learnable": learned, "sine": table}[positions]
 
     def builder(positions):
         return model()
@@ -703,16 +703,16 @@ def pwcca_of_a_narrower_side():
 def pls_of_unequal_widths():
     """PLS of unequal widths
 
-    Scores are projections of centred data. A version of the SVCCA repository adds the means of the neurons to them, one
-    to each score. On the wider side there are fewer scores than neurons, so this fails. The first number is
+    Scores are projections of centered data. A version of the SVCCA repository adds the means of the neurons to them,
+    one to each score. On the wider side there are fewer scores than neurons, so this fails. The first number is
     `pls_similarity`. (In another version the means are over neurons. It runs, but see above.)
     """
     x, y = related(p=14, q=6)
     defined = symjax.pls_similarity(x, y)
 
     def published():
-        u, _, _ = np.linalg.svd(centre(x).T @ centre(y) / (len(x) - 1), full_matrices=False)
-        return u.T @ centre(x).T + x.mean(0)[:, None]
+        u, _, _ = np.linalg.svd(center(x).T @ center(y) / (len(x) - 1), full_matrices=False)
+        return u.T @ center(x).T + x.mean(0)[:, None]
 
     return defined, published
 
@@ -763,7 +763,7 @@ def rotation_powers_without_signs():
 
 FAULTS = (
     pwcca_without_whitening,
-    pwcca_uncentred,
+    pwcca_uncentered,
     pwcca_of_the_other_side,
     pwcca_with_equal_weights,
     pwcca_of_more_directions,
@@ -779,11 +779,11 @@ FAULTS = (
     orthogonal_cka,
     biased_hsic,
     lange_estimator,
-    lange_uncentred,
+    lange_uncentered,
     clipped_cka,
     unbiased_cka_that_is_biased,
     cka_with_a_constant_in_the_denominator,
-    cknna_centred_after_masking,
+    cknna_centered_after_masking,
     second_order_cosine_of_distances,
     spectral_norm_of_the_difference,
     whitening_with_an_absolute_threshold,
@@ -801,7 +801,7 @@ FAULTS = (
 ERRORS = (pwcca_of_a_narrower_side, pls_of_unequal_widths, dft_cca)
 HELPERS = (
     related,
-    centre,
+    center,
     root_inverse,
     canonical,
     weighted,

@@ -1,7 +1,7 @@
 """Measure which concepts the units of a layer detect, in the network's own basis and along a path of rotations Q^a.
 
 By default the networks are narrow residual networks with and without ReLU on the outputs of their blocks, trained on
-composites of digits, strokes, colours, textures and quadrants. The outputs of the last two blocks are dissected in the
+composites of digits, strokes, colors, textures and quadrants. The outputs of the last two blocks are dissected in the
 bases Q^0, Q^0.1, ..., Q^1, after a permutation, and after an element of G_ReLU. Missing networks are trained first.
 Running the same command again recomputes nothing; more seeds, layers or powers extend the results.
 """

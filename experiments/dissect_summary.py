@@ -44,9 +44,9 @@ def verdict(low: float, high: float, members: int) -> str:
     return "rises" if members >= 3 and low > 0 else "no change is shown"
 
 
-def signed_interval(centre: float, low: float, high: float, digits: int) -> str:
+def signed_interval(center: float, low: float, high: float, digits: int) -> str:
     """Return a signed mean and its interval as text."""
-    return f"{centre:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{center:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def conclusion(table: pd.DataFrame, powers: Sequence[float], members: int) -> str:
@@ -69,8 +69,8 @@ def conclusion(table: pd.DataFrame, powers: Sequence[float], members: int) -> st
             by_variant[variant] = {value: changes(rows, value, last) for value in VALUES}
             parts = []
             for value, name in VALUES.items():
-                centre, low, high = mean_interval(by_variant[variant][value])
-                change = signed_interval(centre, low, high, DIGITS[value])
+                center, low, high = mean_interval(by_variant[variant][value])
+                change = signed_interval(center, low, high, DIGITS[value])
                 parts.append(
                     f"{name} {mean(original[value]):.{DIGITS[value]}f}, change {change} ({verdict(low, high, members)})"
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-# Colours, fonts and tables of the documentation, also in dark mode; the page needs no network.
+# Colors, fonts and tables of the documentation, also in dark mode; the page needs no network.
 STYLE = """
 :root { color-scheme: light dark; --text: #212121; --muted: #616161; --line: #e0e0e0; --code: #f5f5f5; --page: #fff;
   --primary: #4051b5; --link: #4051b5; }

@@ -62,7 +62,7 @@ def table_of(rows: pd.DataFrame) -> pd.DataFrame:
 def per_line(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the scores of each line: accuracy of the ends and in the middle (%), and barriers of loss and accuracy."""
     lines = []
-    for (label, statistics, *pair), line in labelled(rows).groupby([*LINE, *PAIR], sort=False):
+    for (label, statistics, *pair), line in labeled(rows).groupby([*LINE, *PAIR], sort=False):
         line = line.sort_values("t")
         scores = {"midpoint": 100 * np.interp(0.5, line.t, line.test_accuracy)}
         scores["ends"] = 50 * (line.test_accuracy.iloc[0] + line.test_accuracy.iloc[-1])
@@ -71,7 +71,7 @@ def per_line(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def labelled(rows: pd.DataFrame) -> pd.DataFrame:
+def labeled(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with the label of their alignment."""
     return rows.assign(alignment=(rows.method + ", " + rows.group).where(rows.method != "none", "naive"))
 
@@ -79,7 +79,7 @@ def labelled(rows: pd.DataFrame) -> pd.DataFrame:
 def curves(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     """Return means of a score over pairs by alignment, correction and position, with intervals."""
     table = []
-    for (label, statistics, t), group in labelled(rows).groupby([*LINE, "t"], sort=False):
+    for (label, statistics, t), group in labeled(rows).groupby([*LINE, "t"], sort=False):
         mean, low, high = interval(group[score].to_numpy() * (100 if "accuracy" in score else 1), group[PAIR])
         panel = CORRECTIONS[statistics].removeprefix(", ") or "without correction"
         table.append({"alignment": label, "panel": panel, "t": t, "mean": mean, "low": low, "high": high})

@@ -76,12 +76,12 @@ def _totals(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def spearman(values: np.ndarray, target: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return Spearman's rank correlation in each draw, ties at their mean rank; NaN for a constant side."""
-    centred = []
+    centered = []
     for side in (values, target):
         totals, place = _totals(side, counts)
         ranks = (totals.cumsum(1) - (totals - 1) / 2)[:, place]
-        centred.append(ranks - ((counts * ranks).sum(1) / counts.sum(1).clip(1))[:, None])
-    x, y = centred
+        centered.append(ranks - ((counts * ranks).sum(1) / counts.sum(1).clip(1))[:, None])
+    x, y = centered
     with np.errstate(invalid="ignore"):
         return (counts * x * y).sum(1) / np.sqrt((counts * x * x).sum(1) * (counts * y * y).sum(1))
 

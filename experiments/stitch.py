@@ -58,7 +58,7 @@ class Settings(StitchSettings):
     families: Annotated[str, tyro.conf.arg(help=f"Stitch families: {family_help()}.")] = EVERY_FAMILY
     controls: bool = False
     """Also stitch fronts that are not related to the tail: untrained ones, those of another layer, noise around a
-    centre for each class, and fronts trained on permuted labels. The last ones are a second zoo, whose folder has
+    center for each class, and fronts trained on permuted labels. The last ones are a second zoo, whose folder has
     -permuted-labels appended to its name. Results also have the percentage of test images for which the stitched
     network and that of the tail predict the same class."""
     loss: str = "task"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the zoo package imports this module
 __all__ = ["features_of", "representations"]
 
 BATCH = 64  # images in a batch
-MAX_NORMALISED = 16.0  # bound of values of normalised images
+MAX_NORMALIZED = 16.0  # bound of values of normalized images
 
 
 def representations(zoo: "Zoo", images, mean, std, **options):
@@ -71,9 +71,9 @@ def features_of(
     Args:
       network: the network of the members.
       members: parameters and state with a leading axis: members of a zoo, or one network at several epochs.
-      images: (n, height, width, channels), not normalised, in the units of `mean` and `std`, such as 0..255; or other
+      images: (n, height, width, channels), not normalized, in the units of `mean` and `std`, such as 0..255; or other
         inputs (n, ...) if these are None.
-      mean, std: (channels,) or scalars, by which images are normalised; None for inputs without normalisation.
+      mean, std: (channels,) or scalars, by which images are normalized; None for inputs without normalization.
       layers: comma-separated names of stitch points, or "all".
       samples: "positions" for the features at all pixels or tokens; "pool", their mean, float32 (members, n, c);
         "first" or "last", one of them; "flatten", (members, n, d).
@@ -155,15 +155,15 @@ def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:
     """
     if not (is_concrete(mean) and is_concrete(std)) or (np.all(mean == 0) and np.all(std == 1)):
         return
-    least, most, centre, spread = (float(x) for x in (images.min(), images.max(), np.max(mean), np.max(std)))
+    least, most, center, spread = (float(x) for x in (images.min(), images.max(), np.max(mean), np.max(std)))
     floats = jnp.issubdtype(images.dtype, jnp.floating) and least < most
-    small = floats and spread > 4 and (most < 1.5 or (least < -0.5 and most < MAX_NORMALISED))
+    small = floats and spread > 4 and (most < 1.5 or (least < -0.5 and most < MAX_NORMALIZED))
     # Statistics of images in 0..1. Images in 0..255 have such statistics only if nearly all pixels are black.
-    large = 0 <= centre < 1 and spread < 1 and (most > MAX_NORMALISED or least < centre - 5 * spread)
+    large = 0 <= center < 1 and spread < 1 and (most > MAX_NORMALIZED or least < center - 5 * spread)
     if small or large:
         raise InputError(
             f"images: got values from {least:g} to {most:g}, which are not in the units of mean and std (up to "
-            f"{centre:g} and {spread:g}), expected images as the data set stores them, in 0..255 and not normalised"
+            f"{center:g} and {spread:g}), expected images as the data set stores them, in 0..255 and not normalized"
         )
 
 
@@ -202,7 +202,7 @@ def bytes_per_image(
 
 
 def normalization(network: Network, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | None:
-    """Return the shape and dtype of mean and std; None if the network takes such inputs without normalisation."""
+    """Return the shape and dtype of mean and std; None if the network takes such inputs without normalization."""
     (example,) = jax.tree.leaves(network.example)
     unchanged = jax.dtypes.canonicalize_dtype(example.dtype) == images.dtype
     return None if unchanged else jax.ShapeDtypeStruct(images.shape[-1:], np.float32)

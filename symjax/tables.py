@@ -44,10 +44,10 @@ def mean_interval(values) -> tuple[float, float, float]:
     A NaN makes all three NaN.
     """
     values = np.asarray(values, float)
-    centre, reach = values.mean(), np.nan
+    center, reach = values.mean(), np.nan
     if len(values) > 1:
         reach = _quantile_of_t(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(centre), float(centre - reach), float(centre + reach)
+    return float(center), float(center - reach), float(center + reach)
 
 
 def difference_interval(values, others, level: float = 0.95) -> tuple[float, float, float]:
@@ -85,11 +85,11 @@ def interval_text(values, digits: int = 2) -> str:
     return spell_interval(*mean_interval(values), digits)
 
 
-def spell_interval(centre: float, low: float, high: float, digits: int = 2) -> str:
+def spell_interval(center: float, low: float, high: float, digits: int = 2) -> str:
     """Return a number and its interval as text, such as "0.27 [0.25, 0.29]"; the number alone for NaN ends."""
     if math.isnan(low):
-        return f"{centre:z.{digits}f}"
-    return f"{centre:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
+        return f"{center:z.{digits}f}"
+    return f"{center:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"
 
 
 def _quantile_of_t(freedom: float, share: float) -> float:

@@ -30,7 +30,7 @@ def write_broden(folder: Path, images: int = 6, channels: int = 1) -> Path:
             Image.fromarray(picture).save(folder / "images" / "a" / f"{i}_{name}.png")
         part = f"a/{i}_part.png;a/{i}_part.png" if i < images - 1 else ""
         rows.append(f"a/{i}.png,train,8,8,8,8,a/{i}_object.png,{part},{'7' if i % 3 == 0 else ''},")
-    (folder / "index.csv").write_text("\n".join([*rows, "a/unlabelled.png,train,8,8,8,8,,,,9"]) + "\n")
+    (folder / "index.csv").write_text("\n".join([*rows, "a/unlabeled.png,train,8,8,8,8,,,,9"]) + "\n")
     (folder / "category.csv").write_text("name,first,last\nobject,300,300\npart,2,2\nscene,7,7\nmaterial,9,9\n")
     labels = ["number,name,category", "2,wheel,part(5);object(1)", "7,street-s,scene(2)", "9,wood,material(1)"]
     (folder / "label.csv").write_text("\n".join([*labels, "300,sky,object(3)"]) + "\n")

@@ -45,6 +45,6 @@ def accuracy_of(trained_zoo, dataset, member, one, point) -> float:
     """Return the accuracy in percent of one batch, by the public functions of the network."""
     images = np.float32((dataset.test.images - dataset.mean) / dataset.std)
     rotated = np.asarray(trained_zoo.network.pre_activation(member, images, point)) @ one.matrix.T
-    travelling = (trained_zoo.network.activation(point)(jnp.asarray(rotated)),)
-    logits = trained_zoo.network.tail(one.tail, travelling, point)
+    traveling = (trained_zoo.network.activation(point)(jnp.asarray(rotated)),)
+    logits = trained_zoo.network.tail(one.tail, traveling, point)
     return 100 * float(np.mean(np.argmax(np.asarray(logits), -1) == dataset.test.labels))

@@ -19,7 +19,7 @@ TRAIN, TEST = 90, 37  # 72 images to train on, 18 to validate
 
 
 def images(n: int, seed: int):
-    """Faint stripes, four kinds of them, in noise: learnt quickly, not perfectly."""
+    """Faint stripes, four kinds of them, in noise: learned quickly, not perfectly."""
     rng = np.random.RandomState(seed)
     labels = (np.arange(n) % 4).astype(np.int64)
     across, down = np.meshgrid(np.arange(8) // 2 % 2, np.arange(8) // 2 % 2, indexing="ij")

@@ -11,7 +11,7 @@ EXACT = {
     "svcca": (similarity.svcca_stream, similarity.svcca, {"variance": 0.9, "full_output": True}),
     "pls": (similarity.pls_stream, similarity.pls, {}),
     "procrustes": (similarity.procrustes_stream, similarity.procrustes, {"full_output": True}),
-    "procrustes_centred": (
+    "procrustes_centered": (
         similarity.procrustes_stream,
         similarity.procrustes,
         {"center": True, "full_output": True},
@@ -21,7 +21,7 @@ EXACT = {
         similarity.permutation_procrustes,
         {"full_output": True},
     ),
-    "permutation_centred": (
+    "permutation_centered": (
         similarity.permutation_procrustes_stream,
         similarity.permutation_procrustes,
         {"center": True, "full_output": True},

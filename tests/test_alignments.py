@@ -31,12 +31,12 @@ PLANTED = {
     "each scaled": lambda x: SCALES * x[:, ORDER],
     "each scaled and moved": lambda x: SCALES * x[:, ORDER] + SHIFT,
 }
-CENTRED, STANDARD = {"center": True}, {"standardize": True}
+CENTERED, STANDARD = {"center": True}, {"standardize": True}
 CASES = [
-    *(("procrustes", options, Rotation, "rotated") for options in ({}, CENTRED)),
-    ("procrustes", CENTRED, Rotation, "rotated and moved"),
-    *(("permutation_procrustes", options, Matching, "permuted and scaled") for options in ({}, CENTRED)),
-    ("permutation_procrustes", CENTRED, Matching, "permuted, scaled and moved"),
+    *(("procrustes", options, Rotation, "rotated") for options in ({}, CENTERED)),
+    ("procrustes", CENTERED, Rotation, "rotated and moved"),
+    *(("permutation_procrustes", options, Matching, "permuted and scaled") for options in ({}, CENTERED)),
+    ("permutation_procrustes", CENTERED, Matching, "permuted, scaled and moved"),
     ("wreath_procrustes", {}, Matching, "each scaled"),
 ]
 CASES += [(f"{name}_distance", options, kind, planted) for name, options, kind, planted in CASES]
@@ -96,7 +96,7 @@ def test_of_any_size(size):
     x = features()
     y = np.float32(2.5 * x[:, ORDER] + SHIFT) * np.float32(size)
     for name, options in (
-        ("permutation_procrustes", CENTRED),
+        ("permutation_procrustes", CENTERED),
         ("soft_matching", {}),
         ("soft_matching_distance", STANDARD),
     ):

@@ -114,7 +114,7 @@ def end(measure):
 
 
 def alone(measure, x):
-    """Return whether a single example differs from all others: U-centring makes the kernel of such data zero.
+    """Return whether a single example differs from all others: U-centering makes the kernel of such data zero.
 
     Of measures of angles, whether all rows may have one direction.
     """

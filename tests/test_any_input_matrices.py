@@ -224,8 +224,8 @@ def test_degenerate_columns_are_diagnosed(x, power):
         i in live and any(np.allclose(units[:, i], units[:, j]) for j in live if j < i) for i in range(FEATURES)
     ]
     np.testing.assert_array_equal(diagnosis.duplicate, duplicate)
-    centred = np.float64(x)[:, live] - np.float64(x)[:, live].mean(0)
-    assert diagnosis.rank == (np.linalg.matrix_rank(centred, rtol=1e-5) if live else 0)
+    centered = np.float64(x)[:, live] - np.float64(x)[:, live].mean(0)
+    assert diagnosis.rank == (np.linalg.matrix_rank(centered, rtol=1e-5) if live else 0)
 
 
 @throws(60)

@@ -110,7 +110,7 @@ def test_values_of_shifts_have_the_distribution_of_all_permutations():
 @pytest.mark.parametrize("name", ["lcs_knn", "edit_knn", "rank_similarity", "mutual_knn", "information_imbalance"])
 @pytest.mark.few(1)
 def test_values_of_permuted_representations_with_ties(name):
-    """Lists of neighbours have examples at equal distances in the order of the permuted examples."""
+    """Lists of neighbors have examples at equal distances in the order of the permuted examples."""
     measure = MEASURES[name]
     rng = np.random.default_rng(0)
     x, y = (np.float32(rng.integers(0, 2, (14, width))) for width in (4, 3))

@@ -46,7 +46,7 @@ def related(x_width, y_width, samples=SAMPLES, seed=0, offset=0.0):
 
 
 def textbook(x, y):
-    """Correlations and directions of x from the generalised eigenproblem of covariances, in float64."""
+    """Correlations and directions of x from the generalized eigenproblem of covariances, in float64."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     covariance = np.cov(x.T, y.T)
     split = x.shape[1]
@@ -59,9 +59,9 @@ def textbook(x, y):
 def textbook_pwcca(x, y):
     """PWCCA by the definition of Morcos et al. 2018."""
     correlations, directions = textbook(x, y)
-    centred = np.float64(x) - np.float64(x).mean(0)
-    variates = centred @ directions
-    weights = [sum(abs(variate @ neuron) for neuron in centred.T) for variate in variates.T]
+    centered = np.float64(x) - np.float64(x).mean(0)
+    variates = centered @ directions
+    weights = [sum(abs(variate @ neuron) for neuron in centered.T) for variate in variates.T]
     return np.dot(weights, correlations) / np.sum(weights)
 
 
@@ -314,7 +314,7 @@ def test_nan_propagates_where_it_cannot_be_seen():
     bad[0, 3, 3] = np.nan
     both = jax.vmap(lambda x: cca(x, y))(bad)
     assert np.isnan(both.correlations[0]).all()
-    np.testing.assert_allclose(both.correlations[1], cca(x, y).correlations, atol=2e-6)  # its neighbour is well
+    np.testing.assert_allclose(both.correlations[1], cca(x, y).correlations, atol=2e-6)  # its neighbor is well
 
 
 @pytest.mark.parametrize("widths", [slow(WIDTHS[0]), WIDTHS[1], slow(WIDTHS[2])])

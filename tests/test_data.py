@@ -100,7 +100,7 @@ def test_published_statistics_win():
 
 def test_constant_channel_has_unit_std():
     split = Split(np.full((10, 2, 2, 1), 7, np.uint8), np.zeros(10, np.int32))
-    data = build(Source("grey", split, split, ("a",)), **DEFAULTS)
+    data = build(Source("gray", split, split, ("a",)), **DEFAULTS)
     assert data.mean.tolist() == [7] and data.std.tolist() == [1]
 
 

@@ -1,4 +1,4 @@
-"""Normalisation and augmentation on the device."""
+"""Normalization and augmentation on the device."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def moved(image, down, right, fill):
     return out
 
 
-def recognise(image, result, translate, flip, fill):
+def recognize(image, result, translate, flip, fill):
     """Return all (down, right, mirrored) that turn `image` into `result`."""
     span = range(-translate, translate + 1)
     candidates = [(d, r, f) for d in span for r in span for f in ((False, True) if flip else (False,))]
@@ -50,7 +50,7 @@ def recognise(image, result, translate, flip, fill):
 def test_each_image_is_a_shift_and_a_mirror_image_of_itself():
     images, fill = noise(), np.array([1.0, 2.0, 3.0], np.float32)
     results = np.asarray(augment(KEY, images, fill=fill))
-    matches = [recognise(image, result, 2, True, fill) for image, result in zip(images, results, strict=True)]
+    matches = [recognize(image, result, 2, True, fill) for image, result in zip(images, results, strict=True)]
     assert all(len(one) == 1 for one in matches)
     assert {one[0][2] for one in matches} == {False, True}
 
@@ -90,7 +90,7 @@ def test_flips_and_shifts_are_independent_of_each_other():
 def test_translation_larger_than_the_image():
     images = noise(200, 2, 2, 1)
     results = np.asarray(augment(KEY, images, flip=False, translate=3, fill=9.0))
-    assert all(recognise(a, b, 3, False, 9.0) for a, b in zip(images, results, strict=True))
+    assert all(recognize(a, b, 3, False, 9.0) for a, b in zip(images, results, strict=True))
 
 
 def test_key_decides():

@@ -73,12 +73,12 @@ def test_jpeg_and_palettes_and_resizing(root):
     np.testing.assert_array_equal(data.test.images[0], resize(read(root, "test", "cat"), 5)[0])
 
 
-def test_grey_and_oblong_images(root):
+def test_gray_and_oblong_images(root):
     for path in root.rglob("*.png"):
         save(path, picture(4, 6, 1))
     data = load(root)
     assert (data.example_shape, data.image_size) == ((4, 6, 1), None)
-    save(root / "test" / "dog" / "0.png", picture(4, 6))  # one in colour
+    save(root / "test" / "dog" / "0.png", picture(4, 6))  # one in color
     assert load(root).example_shape == (4, 6, 3)
 
 

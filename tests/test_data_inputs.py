@@ -96,9 +96,9 @@ def test_oblong_images():
     data = load(arrays)
     assert (data.example_shape, data.image_size, data.channels, data.mean.shape) == ((4, 6, 3), None, 3, (3,))
     assert load(arrays, image_size=5).image_size == 5
-    grey = {key: value[..., 0] if key[0] == "x" else value for key, value in arrays.items()}
-    assert load(grey | {"normalize": True}).example_shape == (4, 6, 1)
-    assert load(grey, image_size=5).example_shape == (5, 5, 1)
+    gray = {key: value[..., 0] if key[0] == "x" else value for key, value in arrays.items()}
+    assert load(gray | {"normalize": True}).example_shape == (4, 6, 1)
+    assert load(gray, image_size=5).example_shape == (5, 5, 1)
 
 
 def test_given_class_names():
@@ -133,12 +133,12 @@ def with_value(value, shape=(5,), dtype=np.float32):
 
 REFUSED = {
     "a key less": ({"x_train": np.ones(3)}, r"y_train, x_test, y_test: got only \['x_train'\], expected all of"),
-    "a key more": (mapping((5,), normalise=False), "normalise: got an unknown key, expected x_train, .*normalize"),
+    "a key more": (mapping((5,), normalize=False), "normalize: got an unknown key, expected x_train, .*normalize"),
     "normalize": (mapping((5,), normalize="no"), "normalize: got 'no', expected True or False"),
     "normalize no images": (mapping((5,), normalize=True), r"x_train: got shape \(20, 5\), expected images"),
     "class names": (mapping((5,), class_names="abc"), "class_names: got 'abc', expected a sequence of names"),
     "too few names": (mapping((5,), class_names=["a"]), "labels: got 0 to 2, expected 0 to 0"),
-    "grey or sequences": (
+    "gray or sequences": (
         mapping((6, 4)),
         r"x_train: got shape \(20, 6, 4\), which may be images or .*normalize=False",
     ),

@@ -62,7 +62,7 @@ def test_equivalent_forms(tmp_path, changes):
         assert getattr(got, part).images.dtype == np.uint8 and getattr(got, part).labels.dtype == np.int32
 
 
-def test_grey_images_get_a_channel_axis(tmp_path):
+def test_gray_images_get_a_channel_axis(tmp_path):
     data = load(save(tmp_path, x_train=GOOD["x_train"][..., 0], x_test=GOOD["x_test"][..., 0]))
     assert data.train.images.shape[1:] == (8, 8, 1)
 

@@ -64,8 +64,8 @@ def test_tied_embeddings_of_tokens_turn_by_rotations_alone():
     check(symmetry, fn, params, tokens)
 
 
-def standardized(x, centred=True):
-    x = x - x.mean(-1, keepdims=True) if centred else x
+def standardized(x, centered=True):
+    x = x - x.mean(-1, keepdims=True) if centered else x
     return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
 
 
@@ -121,8 +121,8 @@ def test_rotations_pass_a_norm_without_scale():
 
     def fn(p, x):
         x = x @ p["enter"]
-        x = x + jax.nn.relu(standardized(x, centred=False) @ p["a"]) @ p["b"]
-        return standardized(x, centred=False) @ p["leave"]
+        x = x + jax.nn.relu(standardized(x, centered=False) @ p["a"]) @ p["b"]
+        return standardized(x, centered=False) @ p["leave"]
 
     symmetry = discover(fn, params, INPUTS)
     assert groups_of(symmetry) == {"enter": (6, "orthogonal"), "a": (5, "positive_monomial")}

@@ -120,7 +120,7 @@ def test_wrong_activations_and_quantiles_raise():
 
 
 def upsampled(image, size):
-    """Return the bilinear interpolation between pixel centres, by NumPy in float64."""
+    """Return the bilinear interpolation between pixel centers, by NumPy in float64."""
     for axis, length in enumerate(size):
         old = image.shape[axis]
         at = (np.arange(length) + 0.5) * old / length - 0.5
@@ -194,10 +194,10 @@ def test_permutations_and_positive_scalings_only_reorder_units():
     assert abs(best[0, 3] - best[0, 0]).max() > 0.01
 
 
-def test_units_that_are_masks_are_labelled_and_a_rotation_removes_the_labels():
+def test_units_that_are_masks_are_labeled_and_a_rotation_removes_the_labels():
     """Positive control: units are the masks of concepts. The concepts are rarer than the quantile, so the IoU is 1."""
     data, _ = composites("test", 120, seed=1)
-    concepts = [c for c, name in enumerate(CONCEPTS) if CONCEPTS[name] in ("digit", "colour", "stroke")]
+    concepts = [c for c, name in enumerate(CONCEPTS) if CONCEPTS[name] in ("digit", "color", "stroke")]
     units = data.masks[None, ..., concepts].astype(np.float32)
     q = special_orthogonal(jax.random.key(0), len(concepts))
     result = dissect_activations(units, data, bases=rotation_powers(q, [0, 0.5, 1]), quantile=0.05)
@@ -304,7 +304,7 @@ def test_composites_have_exact_masks():
     for c in range(5):
         np.testing.assert_array_equal(present[:, data.category == c].sum(1), 1)  # one concept of each category
     np.testing.assert_array_equal(present[:, :10].argmax(1), digits)
-    np.testing.assert_array_equal(union["digit"], union["colour"])
+    np.testing.assert_array_equal(union["digit"], union["color"])
     np.testing.assert_array_equal(union["texture"], ~(union["digit"] | union["stroke"]))
     assert not (union["digit"] & union["stroke"]).any() and not (union["digit"] & ~union["quadrant"]).any()
     red, white = data.images[masks["red ink"]].mean(0), data.images[union["stroke"]].mean(0)
@@ -335,8 +335,8 @@ def test_a_folder_in_brodens_format_is_read(tmp_path, batch):
 
 def test_damaged_folders_in_brodens_format_raise(tmp_path):
     folder = write_broden(tmp_path / "broden")
-    with pytest.raises(InputError, match="categories: got colour, expected some of object, part, scene, material"):
-        Broden(folder, ["colour"])
+    with pytest.raises(InputError, match="categories: got color, expected some of object, part, scene, material"):
+        Broden(folder, ["color"])
     (folder / "images" / "a" / "0_object.png").write_text("no image")
     with pytest.raises(InputError, match="folder: got .*0_object.png, which cannot be read .*, expected an image"):
         next(Broden(folder).batches(4))

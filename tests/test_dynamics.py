@@ -26,7 +26,7 @@ EPOCHS = (0, 1, 2, 4)
 
 
 def orthonormal(rng, *shape):
-    """Return centred orthonormal columns."""
+    """Return centered orthonormal columns."""
     x = rng.normal(size=shape)
     return np.linalg.qr(x - x.mean(0))[0]
 

@@ -175,7 +175,7 @@ def test_lasso_cuts_small_entries():
     np.testing.assert_array_equal(result, np.float32([[2e-4, -2e-4, 0.5], [0, 0, 0], [1e-4, 1, -3]]))
 
 
-def test_the_proximal_step_minimises_its_objective():
+def test_the_proximal_step_minimizes_its_objective():
     """prox(v) = argmin_w 1/2 (w - v)^2 + t lambda |w|, against a search over a fine grid."""
     family, matrix = parse_family("lasso_proximal:2"), dense()
     result = family.project({"matrix": jnp.asarray(matrix)}, None, FIRST, 0.3)["matrix"]

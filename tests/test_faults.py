@@ -90,11 +90,11 @@ def test_a_signal_is_kept_back(handlers):
 def test_a_written_file_is_whole_when_the_signal_comes(tmp_path, monkeypatch, handlers):
     replace = os.replace
 
-    def signalled(source, target):
+    def signaled(source, target):
         signal.raise_signal(signal.SIGTERM)
         replace(source, target)
 
-    monkeypatch.setattr(os, "replace", signalled)
+    monkeypatch.setattr(os, "replace", signaled)
     with pytest.raises(interruption.Interrupted), interruption.interruptible():
         files.write_json(tmp_path / "a.json", [1])
     assert files.read_json(tmp_path / "a.json") == [1] and not temporary(tmp_path)

@@ -155,7 +155,7 @@ def test_operations_of_a_step_are_those_of_its_convolutions():
     """Count by hand: multiply and add per weight, pixel and example, three times for trained layers."""
     network = models.create("mcnn_k", width=32, classes=3)
     sides, channels = (16, 16, 8, 4), (3, 32, 64, 128, 256)
-    # A border pixel has fewer neighbours: (3 n - 2)^2 products of n^2 pixels.
+    # A border pixel has fewer neighbors: (3 n - 2)^2 products of n^2 pixels.
     forward = [2 * 8 * (3 * n - 2) ** 2 * a * b for n, a, b in zip(sides, channels, channels[1:], strict=False)]
     # The images need no gradient.
     whole = sum(3 * f for f in forward) - forward[0]

@@ -1,4 +1,4 @@
-"""Convolution, batch normalisation and pooling against NumPy, and the forms of a convolution against each other."""
+"""Convolution, batch normalization and pooling against NumPy, and the forms of a convolution against each other."""
 
 from functools import partial
 
@@ -175,9 +175,9 @@ def test_batch_norm_in_every_mode(form):
 
     g, wide, axes = normal(6, 16, 8, 8, 4), x.astype(np.float64), (0, 1, 2)
     pull = jax.jit(lambda x, g: jax.vjp(lambda x: network.apply(member, x, mode="train"), x)[1](g)[0])
-    centred = (wide - wide.mean(axes)) / np.sqrt(wide.var(axes) + 1e-5)
+    centered = (wide - wide.mean(axes)) / np.sqrt(wide.var(axes) + 1e-5)
     gain = scale / np.sqrt(wide.var(axes) + 1e-5)
-    close(pull(x, g), gain * (g - g.mean(axes) - centred * (g * centred).mean(axes)), 2e-6)
+    close(pull(x, g), gain * (g - g.mean(axes) - centered * (g * centered).mean(axes)), 2e-6)
 
 
 @pytest.mark.parametrize("offset", [1e2, 1e4])

@@ -49,7 +49,7 @@ def test_matched_recovers_a_planted_symmetry(d, seed):
     np.testing.assert_allclose(result, expected, rtol=2e-6)
 
 
-def test_matched_minimises_over_scalings_of_unit_norm_channels():
+def test_matched_minimizes_over_scalings_of_unit_norm_channels():
     """This differs from the nearest map in the raw norm: channels of large and small norm have equal weight."""
     rng = np.random.RandomState(0)
     x = features(5)

@@ -17,14 +17,14 @@ def strict_promotion():
         yield
 
 
-def centring(n):
+def centering(n):
     return np.eye(n) - 1 / n
 
 
 def hsic_by_definition(k, l, estimator):  # noqa: E741
     n = len(k)
     if estimator == "gretton":
-        return np.trace(k @ centring(n) @ l @ centring(n)) / (n - 1) ** 2
+        return np.trace(k @ centering(n) @ l @ centering(n)) / (n - 1) ** 2
     off = 1 - np.eye(n)
     k, l = k * off, l * off  # noqa: E741
     cross = 2 / (n - 2) * (k.sum(0) @ l.sum(0))

@@ -38,8 +38,8 @@ def read_scale(params, state, x, *, train=False):
     return output - new["mean"], new
 
 
-def normalised_by_running(params, state, x, *, train=False):
-    """Each layer is normalised by the statistic just updated, whose first value is the batch's own."""
+def normalized_by_running(params, state, x, *, train=False):
+    """Each layer is normalized by the statistic just updated, whose first value is the batch's own."""
     new, h = {"first": jnp.bool(False)}, x
     for name in ("a", "b", "c"):
         h = jnp.tanh(h @ params["first" if name == "a" else "second"]) + 0.3
@@ -74,7 +74,7 @@ STATES = {
         "live": {"mean": jnp.ones(4), "var": jnp.full(4, 2.0)},
     },
     read_scale: {"scale": jnp.float32(3.0), "mean": jnp.ones(4)},
-    normalised_by_running: {name: jnp.full(4, 0.5) for name in "abc"} | {"first": jnp.bool(False)},
+    normalized_by_running: {name: jnp.full(4, 0.5) for name in "abc"} | {"first": jnp.bool(False)},
     scanned: {"means": jnp.ones((2, 4))},
     momentum_is_a_statistic: {"share": jnp.float32(0.2), "mean": jnp.ones(4)},
 }

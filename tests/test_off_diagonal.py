@@ -8,7 +8,7 @@ from symjax.similarity import hsic
 from symjax.similarity.hsic import normalizer
 from symjax.similarity.off_diagonal import (
     OffDiagonalSums,
-    centred_products,
+    centered_products,
     merge_sums,
     scale_sums,
     sums_of,
@@ -56,6 +56,6 @@ def test_sums_are_those_of_the_definition():
 @pytest.mark.parametrize("estimator", ["song", "lange", "gretton"])
 def test_they_make_hsic(estimator):
     x, y = data()
-    result = centred_products(by_definition(x, y), N, estimator, WIDTHS) / normalizer(N, estimator)
+    result = centered_products(by_definition(x, y), N, estimator, WIDTHS) / normalizer(N, estimator)
     kernels = x @ x.T, y @ y.T
     np.testing.assert_allclose(result, [[hsic(k, l, estimator) for l in kernels] for k in kernels], rtol=1e-9)  # noqa: E741

@@ -99,8 +99,8 @@ def test_bars_are_means_and_deviations(tmp_path, pairs):
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert len(set(names)) == 6 and "lasso 0.01" in names and "mine" in names
-    colours = {patch.get_facecolor() for patch in legend.get_patches()}
-    assert len(colours) == 6
+    colors = {patch.get_facecolor() for patch in legend.get_patches()}
+    assert len(colors) == 6
 
 
 def test_a_mean_with_a_failed_run_has_no_bar():
@@ -284,7 +284,7 @@ def test_mean_curves_show_all_means_and_cut_wide_intervals():
     assert low < 1 and high > 80 and {"1", "2", "4", "8"} <= set(labels)
 
 
-def test_colours_of_a_distance_matrix_are_those_of_different_models():
+def test_colors_of_a_distance_matrix_are_those_of_different_models():
     distances = pd.DataFrame([[0, 0.5, 0.6], [0.5, 0, 0.4], [0.6, 0.4, 0]])
     (image,) = distance_matrix(distances, ["a", "a", "b"]).axes[0].collections
     np.testing.assert_array_equal(np.ma.getmaskarray(image.get_array()).reshape(3, 3), np.eye(3, dtype=bool))

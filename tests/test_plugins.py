@@ -35,7 +35,7 @@ FAMILY = """
 
     from symjax.stitching import Family, register_family
 
-    @register_family("damped", "penalty on the norm", title="damped stitch", colour="#006d2c", grid=(0.5, 2))
+    @register_family("damped", "penalty on the norm", title="damped stitch", color="#006d2c", grid=(0.5, 2))
     @dataclass(frozen=True)
     class Damped(Family):
         weight: float = 0.5

@@ -26,7 +26,7 @@ N = 30
 
 
 def data(p, q, seed=0, n=N):
-    """Two linear functions of common data, not centred."""
+    """Two linear functions of common data, not centered."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(n, 3))
     return [np.float32(common @ rng.normal(size=(3, d)) + rng.normal(size=(n, d)) + 0.3) for d in (p, q)]
@@ -73,8 +73,8 @@ def test_agrees_with_its_definition(distance, shape):
         np.testing.assert_allclose(got, expected, atol=2e-6)
         np.testing.assert_allclose(SIMILARITIES[distance](x, y), 1 - expected / 2, atol=2e-6)
         assert alignment.matrix.shape == shape[::-1]
-        centred = distance(x, y, center=True)
-        np.testing.assert_allclose(centred, ORACLES[distance](x, y, center=True), atol=2e-6)
+        centered = distance(x, y, center=True)
+        np.testing.assert_allclose(centered, ORACLES[distance](x, y, center=True), atol=2e-6)
 
 
 @pytest.mark.parametrize(("p", "q"), [(8, 8), (5, 8)])
@@ -197,7 +197,7 @@ def test_pixels_are_samples_and_the_smaller_map_is_enlarged(distance):
     x, y = activations(1, (7, 4, 6, 3)), activations(2, (7, 4, 6, 4))
     flat = [z.reshape(-1, z.shape[-1]) for z in (x, y)]
     np.testing.assert_allclose(distance(x, y), ORACLES[distance](*flat), atol=2e-6)
-    small = y[:, :3, :2]  # nearest neighbour: rows 0 0 1 2, columns 0 0 0 1 1 1
+    small = y[:, :3, :2]  # nearest neighbor: rows 0 0 1 2, columns 0 0 0 1 1 1
     large = small[:, [0, 0, 1, 2]][:, :, [0, 0, 0, 1, 1, 1]]
     for pair in ((x, small), (small, x)):
         np.testing.assert_allclose(distance(*pair), distance(x, large), atol=1e-6)

@@ -43,17 +43,17 @@ def test_projections_are_idempotent_of_rank_k(method):
 
 def test_oracles():
     x, y = X.astype(np.float64), Y.astype(np.float64)
-    centred, other = x - x.mean(0), y - y.mean(0)
-    v = np.linalg.svd(centred, full_matrices=False)[2]
-    u = np.linalg.svd(centred.T @ other)[0]
+    centered, other = x - x.mean(0), y - y.mean(0)
+    v = np.linalg.svd(centered, full_matrices=False)[2]
+    u = np.linalg.svd(centered.T @ other)[0]
     # CCA: regression of x on its first variates, which are those of orthonormal bases.
-    qx, qy = (np.linalg.qr(side)[0] for side in (centred, other))
+    qx, qy = (np.linalg.qr(side)[0] for side in (centered, other))
     variates = qx @ np.linalg.svd(qx.T @ qy)[0][:, :2]
     expected = {
-        "pca": centred @ v[:2].T @ v[:2],
-        "pls": centred @ u[:, :2] @ u[:, :2].T,
-        "cca": variates @ (variates.T @ centred),
-        "neurons": centred * np.isin(np.arange(6), np.argsort(-(x**2).mean(0))[:2]),
+        "pca": centered @ v[:2].T @ v[:2],
+        "pls": centered @ u[:, :2] @ u[:, :2].T,
+        "cca": variates @ (variates.T @ centered),
+        "neurons": centered * np.isin(np.arange(6), np.argsort(-(x**2).mean(0))[:2]),
     }
     with jax.enable_x64(True):
         for method, values in expected.items():

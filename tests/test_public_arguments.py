@@ -92,7 +92,7 @@ def thrown(name, folder):
             yield argument, good.astype(str), False
 
 
-def spelt(value):
+def spelled(value):
     return f"10**{math.log10(value):.0f}" if isinstance(value, int) and value > 10**40 else repr(value)[:40]
 
 
@@ -115,14 +115,14 @@ def test_what_is_wrong_is_refused_by_name(name, tmp_path, monkeypatch):
             function(**{**arguments, argument: bad})
         except InputError as error:
             if right:
-                failed.append((argument, spelt(bad), f"was refused: {str(error)[:80]}"))
+                failed.append((argument, spelled(bad), f"was refused: {str(error)[:80]}"))
             named = NAMED.get(f"{name}.{argument}", argument)
             a_path = isinstance(bad, Path) and str(bad) in str(error)
             if not re.search(rf"\b({named})\b", str(error)) and not a_path:
-                failed.append((argument, spelt(bad), f"does not name it: {str(error)[:80]}"))
+                failed.append((argument, spelled(bad), f"does not name it: {str(error)[:80]}"))
         except Exception as error:
-            failed.append((argument, spelt(bad), repr(error)[:100]))
+            failed.append((argument, spelled(bad), repr(error)[:100]))
         else:
             if right is False:
-                failed.append((argument, spelt(bad), "was taken"))
+                failed.append((argument, spelled(bad), "was taken"))
     assert not failed, "\n" + "\n".join(map(str, failed))

@@ -24,8 +24,8 @@ def test_representations_are_the_features_of_each_member(batch_size):
     images = dataset.test.images[:EXAMPLES]
     result = representations(zoo, images, dataset.mean, dataset.std, layers="relu2", batch_size=batch_size)
     assert list(result) == ["relu2"] and result["relu2"].shape[:2] == (len(SEEDS), EXAMPLES)
-    normalised = (images - dataset.mean) / dataset.std
-    features = jax.jit(lambda member: zoo.network.features(member, np.float32(normalised), ["relu2"])["relu2"])
+    normalized = (images - dataset.mean) / dataset.std
+    features = jax.jit(lambda member: zoo.network.features(member, np.float32(normalized), ["relu2"])["relu2"])
     for i, seed in enumerate(SEEDS):
         expected = features(zoo.member(seed))
         np.testing.assert_allclose(result["relu2"][i], expected, rtol=1e-5, atol=1e-5)
@@ -49,19 +49,19 @@ def test_images_of_another_range_than_the_networks_are_an_error():
     good = representations(zoo, images, mean, std, layers="relu1")["relu1"]
     in_units = representations(zoo, images / 255, mean / 255, std / 255, layers="relu1")["relu1"]
     np.testing.assert_allclose(in_units, good, rtol=1e-4, atol=1e-5)
-    normalised = (images - mean) / std
+    normalized = (images - mean) / std
     for bad, *statistics in (
         (images / 255, mean, std),
         (np.float32(images / 255 + 0.01), mean, std),
-        (normalised, mean, std),
-        (normalised.astype(jnp.bfloat16), mean, std),
+        (normalized, mean, std),
+        (normalized.astype(jnp.bfloat16), mean, std),
         (images, mean / 255, std / 255),
         (images * 1.0, mean / 255, std / 255),
-        (normalised - normalised.max(), mean / 255, std / 255 / 10),
+        (normalized - normalized.max(), mean / 255, std / 255 / 10),
     ):
         with pytest.raises(InputError, match="images: got values from .* not in the units of mean and std"):
             representations(zoo, bad, *statistics)
-    plain = representations(zoo, normalised, np.zeros(1), np.ones(1), layers="relu1")["relu1"]  # not normalised again
+    plain = representations(zoo, normalized, np.zeros(1), np.ones(1), layers="relu1")["relu1"]  # not normalized again
     np.testing.assert_allclose(plain, good, rtol=1e-4, atol=1e-5)
 
 

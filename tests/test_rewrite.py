@@ -203,8 +203,8 @@ def test_scales_and_shifts_of_channels_are_collected():
         return bias + (x - mean) * factor
 
     def several(x, mean, factor, bias):
-        centred = x - mean
-        return jnp.stack([normalize(x, mean, factor, bias), centred, jnp.tanh(centred), mean - x, factor * x])
+        centered = x - mean
+        return jnp.stack([normalize(x, mean, factor, bias), centered, jnp.tanh(centered), mean - x, factor * x])
 
     with jax.enable_x64(True):
         arguments = normal(0, 2, 32, 32, 3), *(normal(i, 3) for i in (1, 2, 3))

@@ -16,7 +16,7 @@ from symjax.network.member import leaves_by_path
 from symjax.ops.memory import num_bytes
 from symjax.rotation import KINDS, Retraining, RotatedTail, sample_rotation
 
-STILL = 1e-30  # a learning rate at which nothing is learnt
+STILL = 1e-30  # a learning rate at which nothing is learned
 
 
 # --- matrices ---

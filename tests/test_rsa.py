@@ -62,8 +62,8 @@ def test_whitened_cosine_of_squared_distances_is_cka(pair):
 
 def test_distance_correlation_is_that_of_the_definition(pair):
     d, e = (squareform(pdist(np.float64(z))) for z in pair)
-    centring = np.eye(N) - 1 / N
-    expected = np.sqrt(cosine(centring @ d @ centring, centring @ e @ centring))
+    centering = np.eye(N) - 1 / N
+    expected = np.sqrt(cosine(centering @ d @ centering, centering @ e @ centering))
     assert symjax.distance_correlation(*pair) == pytest.approx(expected, abs=EPS)
     hsic = [float(symjax.hsic(a, b)) for a, b in ((d, e), (d, d), (e, e))]
     unbiased = symjax.distance_correlation(*pair, estimator="song")
@@ -100,11 +100,11 @@ def test_numbers_of_one_representation(pair):
         assert value == pytest.approx(abs(numbers[0] - numbers[1]), abs=EPS)
 
 
-def test_centred_data_have_no_concentricity(pair):
-    """The mean example of centred data is rounding, and its direction says nothing."""
+def test_centered_data_have_no_concentricity(pair):
+    """The mean example of centered data is rounding, and its direction says nothing."""
     x, y = pair
-    centred = x - x.mean(0)
-    assert np.isnan(symjax.concentricity_difference(centred - centred.mean(0), y))
+    centered = x - x.mean(0)
+    assert np.isnan(symjax.concentricity_difference(centered - centered.mean(0), y))
     assert np.isfinite(symjax.concentricity_difference(x, y))
 
 

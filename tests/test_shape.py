@@ -33,7 +33,7 @@ def padded(*sides):
 
 
 def whitened(x, alpha):
-    """As netrep: the whitening of centred data, up to a factor."""
+    """As netrep: the whitening of centered data, up to a factor."""
     x = x - x.mean(0)
     values, vectors = np.linalg.eigh(x.T @ x)
     kept = values > 1e-12 * values.max()

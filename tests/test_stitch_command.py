@@ -276,7 +276,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--test-size", "0"], ["test-size: got 0"]),
         (["--image-size", "4"], ["image-size: got 4, expected a size that fits mcnn"]),
         (["--out", "/dev/null"], ["/dev/null"]),
-        (["--colour", "red"], ["colour"]),
+        (["--color", "red"], ["color"]),
     ],
     ids=lambda value: "=".join(value) if value and value[0].startswith("--") else "",
 )

@@ -42,7 +42,7 @@ def test_noise_clusters_by_class_and_depends_on_the_example_alone():
     order = np.random.RandomState(1).permutation(400)[:50]
     some = cluster_noise(key, x[order], classes[order], (like[0][order],))[0]
     np.testing.assert_allclose(noise[order], some, rtol=1e-5, atol=1e-6)
-    # An entry is max(z, 0) with z normal of variance 1 + SPREAD^2 over centres and examples.
+    # An entry is max(z, 0) with z normal of variance 1 + SPREAD^2 over centers and examples.
     assert np.mean(noise**2) == pytest.approx((1 + SPREAD**2) / 2, rel=0.05)
     within = np.var(noise[::2], axis=0).mean()
     between = np.mean((noise[::2].mean(0) - noise[1::2].mean(0)) ** 2)
@@ -322,8 +322,8 @@ def test_controls_are_markers_at_the_bars():
     assert "accuracy lost at each layer" in axes.get_title(loc="left")
     assert len(axes.patches) == 4 and {bar.get_height() for bar in axes.patches} == {2.0}
     noise, untrained = (np.ma.filled(points.get_offsets(), np.nan) for points in axes.collections[-2:])
-    centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
-    np.testing.assert_allclose(noise, np.column_stack([centres, [13.0] * 4]))
+    centers = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+    np.testing.assert_allclose(noise, np.column_stack([centers, [13.0] * 4]))
     np.testing.assert_allclose(untrained[:2, 1], 2.0)
     assert np.isnan(untrained[2:, 1]).all()
 

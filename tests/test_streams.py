@@ -73,7 +73,7 @@ def test_smaller_maps_are_enlarged():
         similarity.cca_stream().init(x, y[:, :, :1])
 
 
-@pytest.mark.parametrize("name", ["pls", "procrustes_centred"])
+@pytest.mark.parametrize("name", ["pls", "procrustes_centered"])
 @pytest.mark.few(1)
 def test_double_precision(name):
     make, function, options = EXACT[name]
@@ -218,7 +218,7 @@ def test_masked_maps_and_nothing_counted():
 
 
 # Transformations
-@pytest.mark.parametrize("name", ["procrustes_centred", "wreath"])
+@pytest.mark.parametrize("name", ["procrustes_centered", "wreath"])
 @pytest.mark.few(1)
 def test_scan_and_vmap(name):
     make, function, options = EXACT[name]

@@ -68,7 +68,7 @@ def dataset(n=30):
 
 
 def fresh(network, seed=0):
-    """A member; compiled without optimisation, which for random numbers takes longer than all else here."""
+    """A member; compiled without optimization, which for random numbers takes longer than all else here."""
     init = jax.jit(network.init, compiler_options={"xla_backend_optimization_level": 0})
     return init(jax.random.key(seed))
 
@@ -317,7 +317,7 @@ def test_pool_moments_are_those_of_all_data():
 
 
 def test_pooled_batch_norm_is_exact():
-    """Moments of a real network's batches, pooled, make inference equal normalisation over everything at once."""
+    """Moments of a real network's batches, pooled, make inference equal normalization over everything at once."""
     network, split = convolutional(), images(40)
     member = fresh(network)
     x = jnp.asarray(split.images, jnp.float32) / 100

@@ -223,8 +223,8 @@ def test_estimators():
     x, y = maps(1, 1), maps(2, 1)
     for estimator in ("song", "gretton", "lange"):
         got = wreath_cka(x, y, estimator=estimator)
-        centred = [z - z.mean() for z in (x, y)]
-        np.testing.assert_allclose(got, cka(*centred, estimator), atol=2e-6)
+        centered = [z - z.mean() for z in (x, y)]
+        np.testing.assert_allclose(got, cka(*centered, estimator), atol=2e-6)
 
 
 def test_no_array_of_all_channels_times_all_pairs():

@@ -112,5 +112,5 @@ def test_config_goes_to_json_and_back():
     assert CONFIG.width == 2
     assert ZooConfig("stripes", "tiny", width=2, recipe=CONFIG.recipe).fingerprint == CONFIG.fingerprint
     assert ZooConfig("stripes", "tiny", width=3, recipe=CONFIG.recipe).fingerprint != CONFIG.fingerprint
-    with pytest.raises(InputError, match="got colour besides the fields of ZooConfig"):
-        ZooConfig.from_json({**CONFIG.to_json(), "colour": 1})
+    with pytest.raises(InputError, match="got color besides the fields of ZooConfig"):
+        ZooConfig.from_json({**CONFIG.to_json(), "color": 1})

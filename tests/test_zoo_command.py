@@ -110,7 +110,7 @@ def test_the_command_trains_and_prints_a_table(reference, npz, tmp_path, capsys,
         (["--dataset", "no-such-set"], "no-such-set"),
         (["--dataset", "missing.npz"], "missing.npz"),
         (["--out", "/dev/null"], "/dev/null"),
-        (["--colour", "red"], "colour"),
+        (["--color", "red"], "color"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

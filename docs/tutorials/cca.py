@@ -8,7 +8,7 @@
 # ## 1. Canonical correlations
 #
 # Feed \(n\) examples to a network. A neuron is the vector of its \(n\) activations, and a layer of \(d\) neurons is a
-# matrix \(X\) of shape \((n, d)\). Let \(X\) and \(Y\) be two layers, centred over the examples. Canonical correlation
+# matrix \(X\) of shape \((n, d)\). Let \(X\) and \(Y\) be two layers, centered over the examples. Canonical correlation
 # analysis (CCA) finds the linear combinations of both that correlate most:
 #
 # \[

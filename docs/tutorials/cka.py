@@ -1,7 +1,7 @@
 # %% [markdown]
 # # CKA and its bias
 #
-# Centred kernel alignment (Kornblith et al. 2019) compares two layers through the similarities of their examples. With
+# Centered kernel alignment (Kornblith et al. 2019) compares two layers through the similarities of their examples. With
 # kernel matrices \(K = X X^\top\) and \(L = Y Y^\top\), of shape \((n, n)\),
 #
 # \[
@@ -32,7 +32,7 @@ for name, y in {"rotated": x @ rotation, "times 3": 3 * x, "channels rescaled": 
 # HSIC measures dependence: it is zero for independent layers. It has to be estimated from \(n\) examples, and the
 # estimators differ when there are many channels and few examples.
 #
-# - `"gretton"`: \(\frac{1}{(n-1)^2} \operatorname{tr}(K H L H)\) with the centring matrix \(H\). This is the published
+# - `"gretton"`: \(\frac{1}{(n-1)^2} \operatorname{tr}(K H L H)\) with the centering matrix \(H\). This is the published
 #   form, and it is biased.
 # - `"song"`: unbiased (Song et al. 2012). With \(\tilde K\) and \(\tilde L\) for kernel matrices whose diagonals are
 #   set to zero,
@@ -43,7 +43,7 @@ for name, y in {"rotated": x @ rotation, "times 3": 3 * x, "channels rescaled": 
 # - \frac{2}{n - 2} \mathbf 1^\top \tilde K \tilde L \mathbf 1 \right].
 # \]
 #
-# - `"lange"`: the diagonals are set to zero after centring. It is found in published code, and is biased, too.
+# - `"lange"`: the diagonals are set to zero after centering. It is found in published code, and is biased, too.
 #
 # Independent Gaussian layers have nothing in common, whatever their width:
 
@@ -55,7 +55,7 @@ for estimator in ("gretton", "lange", "song"):
     values = [float(symjax.cka(*pair, estimator=estimator)) for pair in layers]
     print(f"{estimator:8}", [round(value, 2) for value in values])
     ax.semilogx(widths, values, marker="o", label=estimator)
-ax.axhline(0, color="grey", linewidth=0.8)
+ax.axhline(0, color="gray", linewidth=0.8)
 ax.set(xlabel="channels", ylabel="CKA", title=f"Independent layers, {n} examples")
 ax.legend()
 
@@ -79,7 +79,7 @@ print(f"mean with negative values set to zero {np.maximum(values, 0).mean():+.4f
 #
 # Godfrey et al. 2022 normalize every channel before they compute CKA. The result is not invariant to rotations, so
 # symjax has it under another name, `channel_normalized_cka`. Their G_ReLU-CKA replaces the kernel by
-# \(K_{ij} = \max_c \langle H_i^c, H_j^c \rangle\), with channels \(H^c\) centred and of unit norm; here it is
+# \(K_{ij} = \max_c \langle H_i^c, H_j^c \rangle\), with channels \(H^c\) centered and of unit norm; here it is
 # `wreath_cka`. It is invariant to permutations and positive scalings of the channels.
 #
 # These are the values of the published implementation on two generated data sets, beside ours:

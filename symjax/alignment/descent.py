@@ -115,8 +115,8 @@ class Descent:
             self._act(space, part[better], rows)
         if before is not None:
             rows = self._undo(block.space, matrices, rows, before)
-        for other, neighbour in enumerate(self.blocks):
-            if (other != place or self.tied[place]) and neighbour.paths & block.paths:
+        for other, neighbor in enumerate(self.blocks):
+            if (other != place or self.tied[place]) and neighbor.paths & block.paths:
                 self._unaligned[other, rows] = True
         return rows
 

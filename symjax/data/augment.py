@@ -1,4 +1,4 @@
-"""Normalisation and random augmentation of images on the device, as pure functions."""
+"""Normalization and random augmentation of images on the device, as pure functions."""
 
 import jax
 import jax.numpy as jnp

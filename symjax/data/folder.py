@@ -16,7 +16,7 @@ from symjax.errors import InputError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _PARTS = ("train", "test")
-_GREY = ("1", "L", "LA", "La")  # grey modes of Pillow
+_GRAY = ("1", "L", "LA", "La")  # gray modes of Pillow
 _LAYOUT = 1  # version of cache entries; entries of other versions are ignored
 
 
@@ -24,7 +24,7 @@ def read_folder(path: str | os.PathLike, image_size: int | None, cache_dir: str 
     """Read path/train/<class>/* and path/test/<class>/*. Decoded images are cached for later calls.
 
     Files with names ending in .png, .jpg or .jpeg are images; other files are ignored. Classes are the folders of
-    train, sorted by name. Images are grey if all of them are, otherwise RGB; transparency is dropped. Both train and
+    train, sorted by name. Images are gray if all of them are, otherwise RGB; transparency is dropped. Both train and
     test are required, since symjax does not choose a test part.
 
     Args:
@@ -103,5 +103,5 @@ def _decode_all(root: pathlib.Path, paths: dict[str, list[pathlib.Path]], image_
             yield image.reshape(*image.shape[:2], -1)
 
     all_paths = (path for part in _PARTS for path in paths[part])
-    mode = "L" if all(read_with(path, lambda image: image.mode in _GREY) for path in all_paths) else "RGB"
+    mode = "L" if all(read_with(path, lambda image: image.mode in _GRAY) for path in all_paths) else "RGB"
     return {part: stack(decoded(part), len(paths[part]), image_size, str(root / part)) for part in _PARTS}

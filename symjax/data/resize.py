@@ -83,7 +83,7 @@ def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str)
 @functools.lru_cache(maxsize=256)
 def _weights(old: int, new: int) -> np.ndarray:
     """Return interpolation weights (new, old), float32; rows sum to 1."""
-    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    centers = (np.arange(new) + 0.5) * old / new - 0.5
     reach = max(old / new, 1.0)
-    weights = np.maximum(0.0, 1.0 - np.abs(centres[:, None] - np.arange(old)) / reach)
+    weights = np.maximum(0.0, 1.0 - np.abs(centers[:, None] - np.arange(old)) / reach)
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -33,7 +33,7 @@ class Broden(SegmentedImages):
       folder: the folder of these files, such as broden1_224.
       categories: names of categories; by default those in `CATEGORIES` that the folder has.
       limit: number of images to use, from the first one on; by default all.
-      channels: channels of the images: 3, or 1 for grey images.
+      channels: channels of the images: 3, or 1 for gray images.
 
     Raises:
       InputError: a file is missing or has another format; a category is unknown; segmentations differ in size.

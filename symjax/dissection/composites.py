@@ -1,4 +1,4 @@
-"""Images composed of digits, strokes, colours and textures, with the exact mask of each concept."""
+"""Images composed of digits, strokes, colors and textures, with the exact mask of each concept."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ from symjax.dissection.segmented import SegmentedArrays
 
 SIZE = 24
 HALF = SIZE // 2
-INK = 96  # least grey value of a pixel of a digit that is ink
-COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60), "blue": (50, 70, 240), "yellow": (235, 215, 40)}
-GREYS = (50, 110)  # mean grey values of a background
-STROKE = 245  # grey value of a stroke
+INK = 96  # least gray value of a pixel of a digit that is ink
+COLORS = {"red": (230, 40, 40), "green": (40, 210, 60), "blue": (50, 70, 240), "yellow": (235, 215, 40)}
+GRAYS = (50, 110)  # mean gray values of a background
+STROKE = 245  # gray value of a stroke
 TRAIN, TEST = 3000, 1000  # number of images
 MAX_COUNT = 20_000  # largest number of images; the masks of each take 16 kB
 
@@ -36,7 +36,7 @@ STROKES = {
 QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 CONCEPTS = {
     **{f"digit {digit}": "digit" for digit in range(10)},
-    **{f"{colour} ink": "colour" for colour in COLOURS},
+    **{f"{color} ink": "color" for color in COLORS},
     **{f"{texture} background": "texture" for texture in TEXTURES},
     **{f"{stroke} stroke": "stroke" for stroke in STROKES},
     **{f"digit {quadrant}": "quadrant" for quadrant in QUADRANTS},
@@ -46,10 +46,10 @@ CONCEPTS = {
 def composites(part: str = "test", count: int = TEST, seed: int = 0) -> tuple[SegmentedArrays, np.ndarray]:
     """Return composed images with the masks of 27 concepts, and their digits as classes.
 
-    An image (24 x 24, three channels) has a background texture of two greys, one of scikit-learn's digits in coloured
+    An image (24 x 24, three channels) has a background texture of two grays, one of scikit-learn's digits in colored
     ink in one quadrant, and a light stroke in another quadrant. It has one concept of each of five categories:
 
-    * digit, its class, and colour, that of its ink; the pixels of both are the ink.
+    * digit, its class, and color, that of its ink; the pixels of both are the ink.
     * texture, that of the background; its pixels are the background, without ink and stroke.
     * stroke, its orientation; its pixels are the stroke.
     * quadrant, the one with the digit; its pixels are the whole quadrant.
@@ -69,7 +69,7 @@ def composites(part: str = "test", count: int = TEST, seed: int = 0) -> tuple[Se
       >>> from symjax.dissection import composites
       >>> images, digits = composites("test", 3)
       >>> images.images.shape, images.masks.shape, images.categories
-      ((3, 24, 24, 3), (3, 24, 24, 27), ('digit', 'colour', 'texture', 'stroke', 'quadrant'))
+      ((3, 24, 24, 3), (3, 24, 24, 27), ('digit', 'color', 'texture', 'stroke', 'quadrant'))
     """
     images, classes, concepts = _compose(part, count, seed)
     masks = [mask[..., None] & (which[:, None, None, None] == np.arange(n)) for mask, which, n in concepts]
@@ -86,7 +86,7 @@ def _compose(part: str, count: int, seed: int):
     chosen = rng.integers(0, len(digits), count)
     classes = digits.labels[chosen]
     draws = {
-        name: rng.integers(0, n, count) for name, n in (("colour", 4), ("texture", 5), ("stroke", 4), ("quadrant", 4))
+        name: rng.integers(0, n, count) for name, n in (("color", 4), ("texture", 5), ("stroke", 4), ("quadrant", 4))
     }
     stroke_quadrant = (draws["quadrant"] + rng.integers(1, 4, count)) % 4
     ink = _placed(digits.images[chosen, ..., 0] >= INK, draws["quadrant"])
@@ -94,16 +94,16 @@ def _compose(part: str, count: int, seed: int):
     background = ~(ink | stroke)
     quadrants = _placed(np.ones((count, HALF, HALF), bool), draws["quadrant"])
 
-    greys = rng.integers(-15, 16, (count, 2)) + np.array(GREYS)
+    grays = rng.integers(-15, 16, (count, 2)) + np.array(GRAYS)
     pattern = np.array(list(TEXTURES.values()))[draws["texture"]]
-    images = np.repeat(np.where(pattern, greys[:, 1, None, None], greys[:, 0, None, None])[..., None], 3, axis=-1)
-    colours = np.array(list(COLOURS.values()))[draws["colour"]][:, None, None]
-    images = np.where(ink[..., None], colours, np.where(stroke[..., None], STROKE, images))
+    images = np.repeat(np.where(pattern, grays[:, 1, None, None], grays[:, 0, None, None])[..., None], 3, axis=-1)
+    colors = np.array(list(COLORS.values()))[draws["color"]][:, None, None]
+    images = np.where(ink[..., None], colors, np.where(stroke[..., None], STROKE, images))
     images = np.clip(images + rng.normal(0, 6, images.shape), 0, 255).astype(np.uint8)
 
     concepts = (
         (ink, classes, 10),
-        (ink, draws["colour"], len(COLOURS)),
+        (ink, draws["color"], len(COLORS)),
         (background, draws["texture"], len(TEXTURES)),
         (stroke, draws["stroke"], len(STROKES)),
         (quadrants, draws["quadrant"], len(QUADRANTS)),

@@ -97,7 +97,7 @@ def dissect(
 
     Reference: Bau et al. 2017 (arXiv 1704.05796). The published code (NetDissect-Lite) has the same defaults, quantile
     .005 and IoU .04. It counts the pixels of a unit for a category only in images where the mask of the unit contains a
-    labelled pixel of the category.
+    labeled pixel of the category.
 
     Example:
       >>> import jax, jax.numpy as jnp, symjax

@@ -13,7 +13,7 @@ EXACT = 2**24  # float32 represents all integers up to this
 def unit_masks(activations, thresholds, size: tuple[int, int]) -> jax.Array:
     """Return the pixels at which units exceed their thresholds: U(a) > T with the bilinear interpolation U.
 
-    The interpolation uses half-pixel centres. Pixels beyond the outermost centres have the nearest value. The
+    The interpolation uses half-pixel centers. Pixels beyond the outermost centers have the nearest value. The
     comparison is strict, so that a unit that is zero everywhere has an empty mask.
 
     Args:

@@ -69,9 +69,9 @@ class SegmentedArrays(SegmentedImages):
       >>> import numpy as np
       >>> from symjax.dissection import SegmentedArrays
       >>> masks = np.zeros((5, 4, 4, 2), bool)
-      >>> data = SegmentedArrays(np.zeros((5, 4, 4, 1), np.uint8), masks, ["red", "striped"], ["colour", "texture"])
+      >>> data = SegmentedArrays(np.zeros((5, 4, 4, 1), np.uint8), masks, ["red", "striped"], ["color", "texture"])
       >>> [batch.images.shape[0] for batch in data.batches(2)], data.categories
-      ([2, 2, 1], ('colour', 'texture'))
+      ([2, 2, 1], ('color', 'texture'))
     """
 
     def __init__(self, images, masks, names: Sequence[str], categories: Sequence[str] | None = None, annotated=None):

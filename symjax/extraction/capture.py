@@ -37,7 +37,7 @@ def capture(
     """Return the activations of a model, or of several models, on all batches.
 
     Models are called in inference mode and are not changed: mode and state of a PyTorch module are restored, and JAX
-    models are evaluated as pure functions. Inputs must be as the model takes them (normalised, tokenised).
+    models are evaluated as pure functions. Inputs must be as the model takes them (normalized, tokenized).
 
     Args:
       model: one of

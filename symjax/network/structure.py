@@ -27,7 +27,7 @@ _WRAPPERS = {*CALLS, "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"
 def structure(network: "Network") -> str:
     """Return a hash of the network, ten hexadecimal digits.
 
-    It depends on the names, shapes and dtypes of parameters and state, and on the operations of the initialisation and
+    It depends on the names, shapes and dtypes of parameters and state, and on the operations of the initialization and
     of the forward passes in training and in inference, as JAX traces them for inputs like the network's example.
     Nothing is compiled. The result is the same in every process and under all settings of JAX, but another version of
     JAX may trace other operations.

@@ -110,7 +110,7 @@ def member_indices(count: int, devices: Sequence | None = None) -> dict[int, lis
     """Return the ascending indices of a member axis of length `count` that belong to each process.
 
     The axis is padded to a multiple of the number of devices, split into rows of one member per device, and sharded
-    over a mesh of all devices. Neighbours in the mesh belong to different processes as far as possible, so that
+    over a mesh of all devices. Neighbors in the mesh belong to different processes as far as possible, so that
     processes with equally many devices have equally many members up to one.
 
     Args:

@@ -22,25 +22,25 @@ def grouped_bars(
       table: columns layer, `series` and `value`; layers and series are drawn in the order of the rows.
       series: name of the column of series.
       value: name of the column of values.
-      styles: {series: (label, colour)}.
+      styles: {series: (label, color)}.
 
     Returns:
-      {series: the centres of its bars, in the order of the layers}.
+      {series: the centers of its bars, in the order of the layers}.
     """
     layers, names = list(table.layer.unique()), list(table[series].unique())
     grouped = table.groupby([series, "layer"])[value]
     means, deviation = grouped.agg(mean).unstack(), grouped.std().fillna(0).unstack()
-    width, positions, centres = 0.86 / len(names), np.arange(len(layers)), {}
+    width, positions, centers = 0.86 / len(names), np.arange(len(layers)), {}
     for i, name in enumerate(names):
-        label, colour = styles[name]
-        centres[name] = positions + (i - (len(names) - 1) / 2) * width
+        label, color = styles[name]
+        centers[name] = positions + (i - (len(names) - 1) / 2) * width
         axes.bar(
-            centres[name],
+            centers[name],
             means.loc[name, layers],
             width=0.92 * width,
             yerr=deviation.loc[name, layers] if (grouped.size() > 1).any() else None,
             label=label,
-            color=colour,
+            color=color,
             error_kw={"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "ecolor": "#222222"},
         )
     axes.axhline(0, color="#222222", linewidth=0.8)
@@ -48,7 +48,7 @@ def grouped_bars(
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.55, len(layers) - 0.45)
     axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
-    return centres
+    return centers
 
 
 def bars_width(layers: int, series: int) -> float:

@@ -49,8 +49,8 @@ def detectors(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -
             for axes, layer in zip(row, layers, strict=True):
                 for variant, rows in table[table.layer == layer].groupby("variant", sort=False):
                     by_power = [(a, *mean_interval(of_power[value])) for a, of_power in rows.groupby("exponent")]
-                    powers, centres, low, high = np.array(by_power).T
-                    axes.plot(powers, centres, label=variant, **styles[variant])
+                    powers, centers, low, high = np.array(by_power).T
+                    axes.plot(powers, centers, label=variant, **styles[variant])
                     axes.fill_between(powers, low, high, color=styles[variant]["color"], alpha=0.15, linewidth=0)
                 axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
                 axes.set_ylim(bottom=0)

@@ -50,7 +50,7 @@ def over_time(
       line: name of the column of lines.
       label: label of the axis of values.
       title: title of the figure.
-      ordered: whether the lines have an order, such as layers, which their colours then show.
+      ordered: whether the lines have an order, such as layers, which their colors then show.
       chance: {panel: value expected by chance}, drawn as a dotted line.
       xlabel: what the column epoch counts.
 

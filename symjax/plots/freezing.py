@@ -11,7 +11,7 @@ from symjax.tables import over_networks
 
 
 def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
-    """Draw validation accuracy over epochs, and the cost of a step relative to normal training; a colour per schedule.
+    """Draw validation accuracy over epochs, and the cost of a step relative to normal training; a color per schedule.
 
     Args:
       metrics: columns schedule, seed, epoch and validation_accuracy (in [0, 1]); schedules are drawn in the order of
@@ -40,15 +40,15 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: str | Path | None 
     with matplotlib.rc_context(PAPER):
         figure, grid = make_axes(ax, (1, 2), (7, 3.2))
         left, right = grid.flat
-        for colour, schedule in zip(palette("colorblind", len(schedules)), schedules, strict=True):
+        for color, schedule in zip(palette("colorblind", len(schedules)), schedules, strict=True):
             grouped = 100 * metrics[metrics.schedule == schedule].set_index("epoch").validation_accuracy
             mean, deviation = (getattr(grouped.groupby("epoch"), name)() for name in ("mean", "std"))
             deviation = deviation.fillna(0)
-            left.plot(mean.index, mean, color=colour, linewidth=1.4, label=schedule)
-            left.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
+            left.plot(mean.index, mean, color=color, linewidth=1.4, label=schedule)
+            left.fill_between(mean.index, mean - deviation, mean + deviation, color=color, alpha=0.15, lw=0)
             steps = cost[cost.schedule == schedule]
             edges = [*steps.epoch, steps.epoch.iloc[-1] + 1]
-            right.stairs(100 * steps.share, edges, color=colour, linewidth=1.6, baseline=None)
+            right.stairs(100 * steps.share, edges, color=color, linewidth=1.6, baseline=None)
         left.set(xlabel="epoch", ylabel="validation accuracy (%)")
         right.set(xlabel="epoch", ylabel="operations of a step (% of normal)", ylim=(0, 105))
         members = metrics.seed.nunique()

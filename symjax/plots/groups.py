@@ -11,7 +11,7 @@ from symjax.plots.panels import panel_grid
 from symjax.plots.similarity import measure_title
 from symjax.plots.style import PAPER, check_table, finish
 
-COLOURS = {"generalizing": "#2171b5", "memorizing": "#d7301f", "across": "#6b6b6b"}
+COLORS = {"generalizing": "#2171b5", "memorizing": "#d7301f", "across": "#6b6b6b"}
 MARKERS = {"generalizing": "o", "memorizing": "s", "across": "^"}
 
 
@@ -43,14 +43,14 @@ def group_distances(means: pd.DataFrame, path: str | Path | None = None, *, ax=N
         width = max(3.1, 0.3 * len(layers) + 1)
         figure, grid = panel_grid(len(measures), width, 2.7, ax=ax, columns=3, margins=(0.0, 0.5))
         for axes, measure in zip(grid.flat, measures, strict=False):
-            for i, kind in enumerate(COLOURS):
+            for i, kind in enumerate(COLORS):
                 rows = means[(means.measure == measure) & (means.pairs == kind)].set_index("layer").loc[layers]
                 errors = [rows["mean"] - rows.low, rows.high - rows["mean"]]
                 axes.errorbar(
                     np.arange(len(layers)) + 0.08 * (i - 1),
                     rows["mean"].to_numpy(float),
                     yerr=np.stack(errors).astype(float),
-                    color=COLOURS[kind],
+                    color=COLORS[kind],
                     marker=MARKERS[kind],
                     markersize=4,
                     linewidth=1.4,

@@ -41,12 +41,12 @@ def intervals(
         text(argument, given)
     text("title", title, empty=True)
     check_table(path, table, name, f"{value} low high")
-    centres, places = table[value].to_numpy(float), np.arange(len(table))
+    centers, places = table[value].to_numpy(float), np.arange(len(table))
     with matplotlib.rc_context(PAPER):
         figure, grid = make_axes(ax, (1, 1), (4.6, 0.16 * len(table) + 1))
         axes = grid[0, 0]
         axes.hlines(places, table.low, table.high, color="#4477aa", alpha=0.5, linewidth=2)
-        axes.plot(centres, places, "o", color="#4477aa", markersize=3.5)
+        axes.plot(centers, places, "o", color="#4477aa", markersize=3.5)
         axes.set_yticks(places, table[name].astype(str))
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.xaxis.grid(True, color="#dddddd", linewidth=0.6)

@@ -43,7 +43,7 @@ def mean_curves(
       x, y, line, panel: names of columns.
       xlabel, ylabel: labels of the axes, by default the names of the columns.
       title: title of the figure.
-      ordered: whether the lines have an order, which their colours then show.
+      ordered: whether the lines have an order, which their colors then show.
       sharey: whether all panels have the same vertical axis.
       interval: names of columns with the ends of the bands, for a table with one row for each point of a curve.
       xscale: "linear" or "log", with ticks at powers of 2.

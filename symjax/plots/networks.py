@@ -34,7 +34,7 @@ def embedding(
       distances: (networks, networks), symmetric with zeros on the diagonal, with the names of the networks. If its
         columns have a name, such as that of the measure, the title has it.
       path, ax: as in all figures, see `symjax.plots`.
-      groups: the name of the group of each network, which has a colour; None for one colour.
+      groups: the name of the group of each network, which has a color; None for one color.
 
     Returns:
       The figure.
@@ -137,8 +137,8 @@ def scaling(distances: np.ndarray) -> tuple[np.ndarray, float]:
     if size == 0:
         return np.zeros((len(distances), 2)), 0.0
     scaled = distances / size
-    centring = np.eye(len(scaled)) - 1 / len(scaled)
-    eigenvalues, vectors = np.linalg.eigh(-centring @ scaled**2 @ centring / 2)
+    centering = np.eye(len(scaled)) - 1 / len(scaled)
+    eigenvalues, vectors = np.linalg.eigh(-centering @ scaled**2 @ centering / 2)
     start = (vectors * np.sqrt(np.maximum(eigenvalues, 0)))[:, ::-1]
     start = np.pad(start, [(0, 0), (0, 1)])[:, :2]
     points, _ = smacof(scaled, init=start, n_init=1, max_iter=2000, eps=1e-9, normalized_stress=False)

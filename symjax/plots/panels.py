@@ -72,7 +72,7 @@ def curve_panels(
       path, ax: as in all figures, see `symjax.plots`.
       series: name of the column of series.
       value: name of the column of values.
-      styles: {series: (label, colour)}.
+      styles: {series: (label, color)}.
       label: label of the axis of values.
       title: title of the figure.
 
@@ -92,10 +92,10 @@ def curve_panels(
                 if rows.empty:
                     continue
                 by_epoch = rows.groupby("epoch")[value]
-                series_label, colour = styles[name]
+                series_label, color = styles[name]
                 marker = "o" if by_epoch.ngroups == 1 else None  # a line through one point is invisible
-                axes.plot(by_epoch.agg(mean), color=colour, linewidth=1.4, marker=marker, label=series_label)
-                axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
+                axes.plot(by_epoch.agg(mean), color=color, linewidth=1.4, marker=marker, label=series_label)
+                axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=color, alpha=0.15, lw=0)
         for axes in bottom_axes(grid):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))

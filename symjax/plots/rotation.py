@@ -11,7 +11,7 @@ from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, check_table, finish, make_axes
 from symjax.tables import mean
 
-# The label and colour of each kind of matrix.
+# The label and color of each kind of matrix.
 KIND_STYLES = {
     "none": ("none (retrained alone)", "#b8b8b8"),
     "permutation": ("permutation", "#f6c667"),

@@ -95,15 +95,15 @@ def sparsity(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) ->
             line = means.loc[lasso]
             axes.plot(line.sparsity, line.penalty, color=styles[lasso[0]][1] if lasso else None, linewidth=1, zorder=1)
             for family in families:
-                name, colour = styles[family]
+                name, color = styles[family]
                 x, y = means.loc[family]
                 dx, dy = deviation.loc[family] if several else (None, None)
                 marker = "o" if family in lasso else "*" if family.startswith("birkhoff") else "s"
                 size = 10 if marker == "*" else 5
-                error_colour = styles[lasso[0]][1] if family in lasso else colour  # light colours would be invisible
+                error_color = styles[lasso[0]][1] if family in lasso else color  # light colors would be invisible
                 style = {
-                    "color": colour,
-                    "ecolor": error_colour,
+                    "color": color,
+                    "ecolor": error_color,
                     "mec": "#222222",
                     "mew": 0.5,
                     "elinewidth": 0.7,

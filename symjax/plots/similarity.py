@@ -144,8 +144,8 @@ def by_layer(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) ->
     if same.empty:
         raise InputError("table: got no rows of equal layers of different models, expected one or more")
     measures = list(same.measure.unique())
-    colours = palette("colorblind", len(measures))
-    styles = {measure: (measure_title(measure), colour) for measure, colour in zip(measures, colours, strict=True)}
+    colors = palette("colorblind", len(measures))
+    styles = {measure: (measure_title(measure), color) for measure, color in zip(measures, colors, strict=True)}
     pairs, seeds = same.pair.nunique(), " that differ in their seed"
     with matplotlib.rc_context(PAPER):
         width = max(5.5, bars_width(same.layer.nunique(), len(measures)))
@@ -168,13 +168,13 @@ def distance_matrix(
 ) -> Figure:
     """Draw a distance matrix as a heat map with lines between groups of models.
 
-    The colours cover the distances of different models; the diagonal is blank.
+    The colors cover the distances of different models; the diagonal is blank.
 
     Args:
       distances: (models, models), in the order in which they are drawn; groups are consecutive.
       groups: the name of the group of each model.
       path, ax: as in all figures, see `symjax.plots`.
-      label: label of the colours.
+      label: label of the colors.
 
     Returns:
       The figure.
@@ -199,7 +199,7 @@ def distance_matrix(
     if len(names) != len(distances):
         raise InputError(f"groups: got {len(names)}, expected one for each of {len(distances)} models")
     starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
-    centres = [(start + end) / 2 for start, end in zip(starts, [*starts[1:], len(names)], strict=True)]
+    centers = [(start + end) / 2 for start, end in zip(starts, [*starts[1:], len(names)], strict=True)]
     with matplotlib.rc_context(PAPER):
         side = min(7.0, 2.2 + 0.11 * len(names))
         figure, grid = make_axes(ax, (1, 1), (side + 0.8, side))
@@ -210,7 +210,7 @@ def distance_matrix(
             axes.axhline(start, color="white", linewidth=1)
             axes.axvline(start, color="white", linewidth=1)
         labels = [names[start] for start in starts]
-        axes.set_xticks(centres, labels, rotation=0)
-        axes.set_yticks(centres, labels, rotation=0)
+        axes.set_xticks(centers, labels, rotation=0)
+        axes.set_yticks(centers, labels, rotation=0)
         axes.tick_params(length=0)
         return finish(figure, path, ax, grid)

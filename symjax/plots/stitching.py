@@ -17,39 +17,39 @@ from symjax.plots.style import PAPER, check_table, finish, make_axes, palette
 from symjax.tables import mean, with_both_layers
 
 OTHER_STYLES = {"chosen by validation": ("chosen by validation", "#222222")}
-"""The name and colour of series that are not families."""
+"""The name and color of series that are not families."""
 
 
 def family_styles(families: list[str]) -> dict[str, tuple[str, tuple]]:
-    """Return {label: (name, colour)} of stitch families, by their labels, from their registry.
+    """Return {label: (name, color)} of stitch families, by their labels, from their registry.
 
     Variants (lasso:0.1, lasso:1) have the same hue and different lightness. Labels of families that are not registered,
-    or have no colour, have colours of a neutral palette.
+    or have no color, have colors of a neutral palette.
     """
     registered = {label: OTHER_STYLES.get(label) or _registered_style(*label.split("@")) for label in families}
-    spare = iter(palette("husl", len(families)) if any(colour is None for _, colour in registered.values()) else ())
+    spare = iter(palette("husl", len(families)) if any(color is None for _, color in registered.values()) else ())
     styles: dict[str, tuple[str, tuple]] = {}
     variants: dict[tuple, int] = {}
-    for label, (name, colour) in registered.items():
-        colour = matplotlib.colors.to_rgb(next(spare) if colour is None else colour)
-        kind = re.split("[:@]", label)[0], colour
+    for label, (name, color) in registered.items():
+        color = matplotlib.colors.to_rgb(next(spare) if color is None else color)
+        kind = re.split("[:@]", label)[0], color
         count = variants[kind] = variants.get(kind, -1) + 1
-        styles[label] = (name, tuple(np.asarray(colour) + (1 - np.asarray(colour)) * min(0.15 * count, 0.75)))
+        styles[label] = (name, tuple(np.asarray(color) + (1 - np.asarray(color)) * min(0.15 * count, 0.75)))
     return styles
 
 
 def _registered_style(label: str, objective: str = "") -> tuple[str, str | None]:
-    """Return the name and the colour of a family, or its label and None; `objective` is appended to the name."""
+    """Return the name and the color of a family, or its label and None; `objective` is appended to the name."""
     from symjax.stitching.families import find_family  # here: importing all of stitching takes seconds
 
     family, number = find_family(label) or (None, "")
     suffix = f" ({objective})" if objective else ""
     if family is None:
         return label + suffix, None
-    colour = family.colour
-    if isinstance(colour, Mapping):
-        colour = colour.get(float(number or family.default()))
-    return f"{family.title} {number}".strip() + suffix, colour
+    color = family.color
+    if isinstance(color, Mapping):
+        color = color.get(float(number or family.default()))
+    return f"{family.title} {number}".strip() + suffix, color
 
 
 def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, percent: bool = True) -> Figure:
@@ -92,14 +92,14 @@ def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, p
         figure, grid = make_axes(ax, (1, 1), (max(6.5, bars_width(len(names), len(styles))), 3.8))
         axes = grid[0, 0]
         related = table[table.control == "related"]
-        centres = grouped_bars(axes, related, series="family", value="penalty", styles=styles)
+        centers = grouped_bars(axes, related, series="family", value="penalty", styles=styles)
         controls = table[table.control != "related"].groupby("control", sort=False)
         for marker, (of_control, rows) in zip(itertools.cycle("ox^sDv"), controls, strict=False):
             means = rows.groupby(["family", "layer"]).penalty.agg(mean).unstack()
-            means = means.reindex(list(centres)).reindex(columns=list(related.layer.unique()))
+            means = means.reindex(list(centers)).reindex(columns=list(related.layer.unique()))
             style = {"marker": marker, "s": 9, "color": "#222222", "linewidth": 0.7, "zorder": 3}
             axes.scatter(
-                np.concatenate(list(centres.values())), means.to_numpy().ravel(), label=str(of_control), **style
+                np.concatenate(list(centers.values())), means.to_numpy().ravel(), label=str(of_control), **style
             )
         axes.set_ylabel(f"stitching penalty ({unit})")
         pairs = table.pair.nunique()

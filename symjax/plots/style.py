@@ -119,7 +119,7 @@ def finish(
             axes.set_xlabel(xlabel or axes.get_xlabel())
         for axes in grid[:, 0]:
             axes.set_ylabel(" ".join(filter(None, (axes.get_ylabel(), ylabel))))
-        if legend is not None and (handles := labelled(grid.flat)):
+        if legend is not None and (handles := labeled(grid.flat)):
             grid.flat[-1].legend(handles.values(), handles, frameon=False, **legend)
     if path is not None:
         save(figure, path)
@@ -136,7 +136,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def palette(name: str, count: int) -> list[tuple]:
-    """Return `count` colours of a palette of seaborn or a colour map of matplotlib."""
+    """Return `count` colors of a palette of seaborn or a color map of matplotlib."""
     import seaborn  # imported in functions, since the import takes more than a second
 
     return seaborn.color_palette(name, count)
@@ -156,13 +156,13 @@ LINES = ("-", "--", "-.", ":")
 def distinct_styles(names: Iterable) -> dict[Any, dict[str, Any]]:
     """Return options of `Axes.plot` for each name that distinguish it from the others, for names without an order.
 
-    The first ten names have different colours and markers; later ones repeat a colour with another marker and line
+    The first ten names have different colors and markers; later ones repeat a color with another marker and line
     style.
     """
-    colours = palette("tab10", 10)
+    colors = palette("tab10", 10)
     return {
         name: {
-            "color": colours[i % 10],
+            "color": colors[i % 10],
             "marker": MARKERS[(i + i // 10) % 10],
             "linestyle": LINES[i // 10 % 4],
             "markersize": 4.5,
@@ -174,13 +174,13 @@ def distinct_styles(names: Iterable) -> dict[Any, dict[str, Any]]:
 
 
 def sequential_styles(names: Sequence) -> dict[Any, dict[str, Any]]:
-    """Return options of `Axes.plot` for names with an order, such as layers: colours from dark to bright."""
-    colours = palette("viridis", len(names))
-    return {name: {"color": c, "marker": "o", "markersize": 2.5} for name, c in zip(names, colours, strict=True)}
+    """Return options of `Axes.plot` for names with an order, such as layers: colors from dark to bright."""
+    colors = palette("viridis", len(names))
+    return {name: {"color": c, "marker": "o", "markersize": 2.5} for name, c in zip(names, colors, strict=True)}
 
 
-def labelled(panels: Iterable[Axes]) -> dict[str, Any]:
-    """Return {label: handle} for all labelled artists, each label once."""
+def labeled(panels: Iterable[Axes]) -> dict[str, Any]:
+    """Return {label: handle} for all labeled artists, each label once."""
     handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -193,7 +193,7 @@ def legend_below(figure: Figure, **options) -> None:
 
     The figure becomes higher for more than two rows.
     """
-    handles = labelled(figure.axes)
+    handles = labeled(figure.axes)
     longest = max((len(re.sub(r"\$.*?\$", "GReLU", label)) for label in handles), default=1)
     inches = 0.07 * longest + 0.5  # width of 9 point text and its handle
     columns = max(1, min(int((figure.get_size_inches()[0] - 0.2) / inches), len(handles)))

@@ -100,9 +100,9 @@ def homogeneity(table: pd.DataFrame, slope: float, path: str | Path | None = Non
     with matplotlib.rc_context(PAPER):
         figure, grid = make_axes(ax, (1, 1), (4.6, 3.2))
         axes = grid[0, 0]
-        colours = palette("colorblind", table.activation.nunique())
-        for (name, rows), colour in zip(table.groupby("activation", sort=False), colours, strict=True):
-            axes.plot(rows.scale, rows.xi, color=colour, linewidth=1.6, label=name.replace("_", " "))
+        colors = palette("colorblind", table.activation.nunique())
+        for (name, rows), color in zip(table.groupby("activation", sort=False), colors, strict=True):
+            axes.plot(rows.scale, rows.xi, color=color, linewidth=1.6, label=name.replace("_", " "))
         ends = np.array([0, table.scale.max()])
         axes.plot(ends, slope * ends, color="#777777", linewidth=1, linestyle="--", label=f"slope {slope:.5f}")
         axes.set(xlabel="scale $\\ell$", ylabel="$\\xi(\\ell)$ = RMS($s(\\ell X) - \\ell\\, s(X)$)")
@@ -141,10 +141,10 @@ def symmetry_penalties(table: pd.DataFrame, path: str | Path | None = None, *, a
         axes = grid[0, 0]
         seeds = list(table.seed.unique())
         for family in families:
-            name, colour = styles[family]
+            name, color = styles[family]
             rows = table[table.family == family]
             shift = 0.5 * ((rows.seed.map(seeds.index) + 0.5) / len(seeds) - 0.5)
-            axes.scatter(rows.layer.map(layers.index) + shift, rows.penalty, s=16, color=colour, label=name, zorder=3)
+            axes.scatter(rows.layer.map(layers.index) + shift, rows.penalty, s=16, color=color, label=name, zorder=3)
         axes.axhline(0, color="#222222", linewidth=0.8)
         axes.set_xticks(range(len(layers)), layers, rotation=60 if len(layers) > 8 else 0)
         axes.tick_params(axis="x", length=0)

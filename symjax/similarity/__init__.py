@@ -29,9 +29,9 @@ from symjax.similarity.held_out import aligned_cosine, held_out_procrustes
 from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
-from symjax.similarity.neighbour_ranks import cycle_knn, information_imbalance, rank_similarity
-from symjax.similarity.neighbour_sequences import edit_knn, lcs_knn
-from symjax.similarity.neighbours import cknna, knn_jaccard, mutual_knn, second_order_cosine
+from symjax.similarity.neighbor_ranks import cycle_knn, information_imbalance, rank_similarity
+from symjax.similarity.neighbor_sequences import edit_knn, lcs_knn
+from symjax.similarity.neighbors import cknna, knn_jaccard, mutual_knn, second_order_cosine
 from symjax.similarity.pair_mean import PairMean, mean_over_pairs
 from symjax.similarity.pairwise import pairwise
 from symjax.similarity.pairwise_result import Pairwise

@@ -101,7 +101,7 @@ def positive_matching(products, x_norm, y_norm):
 def paired_samples(x, y, samples="positions", mask=None, **options):
     """Return `x` and `y` as matrices with equally many rows (`as_pair`), after bringing maps to one size.
 
-    Where pixels are samples, the smaller map is enlarged by nearest neighbour along each axis: pixel i of `length` new
+    Where pixels are samples, the smaller map is enlarged by nearest neighbor along each axis: pixel i of `length` new
     pixels is pixel floor(i size / length) of the `size` old ones.
 
     Raises:

@@ -83,7 +83,7 @@ def calibrate(
     are assigned at random (`Permutations`), so that the products for all of them follow from Fourier transforms. The
     time of 200 permutations, relative to one evaluation, for 1,000 to 5,000 examples and 64 to 256 neurons: 1 to 8 for
     CKA and other kernels, RSA and distance correlation, whose values are one correlation; 4 to 22 for CCA, SVCCA, shape
-    metrics, `gulp` and measures of neighbours, and 11 to 25 for Procrustes, which need singular values for each
+    metrics, `gulp` and measures of neighbors, and 11 to 25 for Procrustes, which need singular values for each
     permutation; 20 to 55 for "pls", "pwcca" and measures that match neurons; 90 to 100 for "lcs_knn", "edit_knn" and
     "rank_similarity", whose lists depend on the order of examples at equal distances; about 200 for a function, and for
     measures without a split form ("linear_predictivity", "aligned_cosine", "held_out_procrustes",

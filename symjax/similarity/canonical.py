@@ -1,4 +1,4 @@
-"""The canonical form of two centred data matrices X and Y, with its derivative.
+"""The canonical form of two centered data matrices X and Y, with its derivative.
 
 H = X A and K = Y B are orthonormal, and H' K is the diagonal matrix of correlations. A and B come from whitening each
 side and an SVD of the whitened cross product. Whitening uses Cholesky factors of the Gram matrices where these are well
@@ -75,7 +75,7 @@ def _condition_limit(dtype, rcond):
 
 
 def canonical(x, y, rcond):
-    """Return the `Canonical` form of X (n, d_x) and Y (n, d_y), with centred columns of norm 1 or 0 and d_x, d_y <= n.
+    """Return the `Canonical` form of X (n, d_x) and Y (n, d_y), with centered columns of norm 1 or 0 and d_x, d_y <= n.
 
     Directions with singular values up to rcond times the largest one are dropped. Derivatives are valid at constant
     rank. Those of `directions` and `loadings` also require distinct correlations (for equal ones, up to rounding, the

@@ -1,4 +1,4 @@
-"""The `CCA` of data that have been centred and reduced."""
+"""The `CCA` of data that have been centered and reduced."""
 
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class CCA(NamedTuple):
     y_loadings: jax.Array  # (d_y, k)
     x_rank: jax.Array  # int32, number of kept directions
     y_rank: jax.Array
-    x_smallest: jax.Array  # smallest kept singular value over the largest, of centred neurons of unit norm
+    x_smallest: jax.Array  # smallest kept singular value over the largest, of centered neurons of unit norm
     y_smallest: jax.Array
     x_dropped: jax.Array  # largest singular value that `rcond` drops, over the largest; 0 if it drops none
     y_dropped: jax.Array
@@ -36,23 +36,23 @@ class CCA(NamedTuple):
         return one_line(self)
 
 
-def cca_of_centred(x, y, rcond, samples):
-    """Return the `CCA` of two pairs (centred data, mean).
+def cca_of_centered(x, y, rcond, samples):
+    """Return the `CCA` of two pairs (centered data, mean).
 
     The result depends on the data through X'X, X'Y and Y'Y alone, so rows may be rotated.
     """
     return cca_of_reduced(unit_norm_data(*x), unit_norm_data(*y), rcond, samples)
 
 
-def unit_norm_data(centred, mean):
+def unit_norm_data(centered, mean):
     # Correlations do not depend on norms; with unit norms, rounding and `rcond` treat all neurons alike.
-    unit, norms = unit_columns(centred)
+    unit, norms = unit_columns(centered)
     data, q = to_row_space(unit)
     return ReducedData(data, mean, norms, q, None)
 
 
 class ReducedData(NamedTuple):
-    """Data X diag(1 / neuron_norms) basis diag(1 / direction_norms) of centred neurons X.
+    """Data X diag(1 / neuron_norms) basis diag(1 / direction_norms) of centered neurons X.
 
     They are uncorrelated with the part of X that they leave out.
     """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from symjax.checks import one_of
 from symjax.similarity.canonical import whiten
-from symjax.similarity.canonical_variates import cca_of_centred, unit_norm_data
+from symjax.similarity.canonical_variates import cca_of_centered, unit_norm_data
 from symjax.similarity.cca_checks import (
     check_pair,
     notable_share,
@@ -15,7 +15,7 @@ from symjax.similarity.cca_checks import (
     warn_of_dropped_directions,
     warning_of_default,
 )
-from symjax.similarity.channels import centre
+from symjax.similarity.channels import subtract_mean
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.pair_product import Prepared
@@ -25,7 +25,7 @@ from symjax.similarity.split_measure import SplitMeasure, permute_samples
 def cca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
     """Compute the canonical correlation analysis of two sets of neurons.
 
-    The i-th correlation is the maximum of <X a, Y b> / (|X a| |Y b|), with X and Y centred, over variates uncorrelated
+    The i-th correlation is the maximum of <X a, Y b> / (|X a| |Y b|), with X and Y centered, over variates uncorrelated
     with the previous ones. The correlations are the singular values of Qx' Qy, where Qx and Qy are orthonormal bases of
     the column spaces (Hotelling 1936; Björck, Golub 1973). An ill-conditioned covariance matrix is never inverted; see
     `similarity.canonical`.
@@ -80,7 +80,7 @@ def cca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
 @partial(jax.jit, static_argnums=2)
 def cca_of_matrices(x, y, rcond):
     """Compute `cca` of matrices; arguments are not checked."""
-    return cca_of_centred(centre(x), centre(y), rcond, x.shape[0])
+    return cca_of_centered(subtract_mean(x), subtract_mean(y), rcond, x.shape[0])
 
 
 def mean_correlation(result):
@@ -184,7 +184,7 @@ def split(shapes, *, samples="positions", rcond=None, summary="mean", distance=F
 
     def prepare(x):
         x = as_matrix(x, "x", samples, layout="nhwc")
-        basis, _, rank, dropped = whiten(unit_norm_data(*centre(x)).data, resolve_rcond(rcond, x))
+        basis, _, rank, dropped = whiten(unit_norm_data(*subtract_mean(x)).data, resolve_rcond(rcond, x))
         return Prepared(basis.T, (rank, notable_share(dropped, x)))
 
     def finish(reduced, a, b):

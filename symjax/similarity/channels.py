@@ -1,4 +1,4 @@
-"""Centring and scaling of channels, for matrices (n, d) and maps (n, h, w, c): channels are the last axis."""
+"""Centering and scaling of channels, for matrices (n, d) and maps (n, h, w, c): channels are the last axis."""
 
 import math
 
@@ -75,31 +75,31 @@ def magnitude(x, axes=None, keepdims=False):
     return jnp.where((largest > 0) & jnp.isfinite(largest), power, 1)
 
 
-def centre(x, axes=None):
+def subtract_mean(x, axes=None):
     """Return `x` minus its mean over `axes`, and the mean; by default over all axes except that of channels.
 
-    All measures centre by this function. Deviations that are no larger than rounding become exactly 0, so that they are
+    All measures center by this function. Deviations that are no larger than rounding become exactly 0, so that they are
     never scaled up to unit norm. `x` may be complex.
     """
     axes = tuple(range(x.ndim - 1)) if axes is None else axes
     size = magnitude(x, axes, keepdims=True).astype(x.dtype)
     x = x / size
     mean = x.mean(axes, keepdims=True)
-    centred = x - mean
+    centered = x - mean
     # A second time, to remove the rounding error of a mean that is large compared to the deviations.
-    residual_mean = centred.mean(axes, keepdims=True)
-    centred, mean = centred - residual_mean, mean + residual_mean
+    residual_mean = centered.mean(axes, keepdims=True)
+    centered, mean = centered - residual_mean, mean + residual_mean
     samples = math.prod(x.shape[axis] for axis in axes)
-    squares, noise = lax.stop_gradient((_squares(centred, axes), samples * (_noise(x) * jnp.abs(mean)) ** 2))
-    return size * jnp.where(squares <= noise, 0, centred), (size * mean).squeeze(axes)  # NaN passes through
+    squares, noise = lax.stop_gradient((_squares(centered, axes), samples * (_noise(x) * jnp.abs(mean)) ** 2))
+    return size * jnp.where(squares <= noise, 0, centered), (size * mean).squeeze(axes)  # NaN passes through
 
 
-def centred(x):
+def centered(x):
     """Return `x` minus the mean of each channel over all other axes.
 
     Channels constant up to rounding become exactly zero.
     """
-    return centre(x)[0]
+    return subtract_mean(x)[0]
 
 
 def zero_rounding(x, size, axes=(0,)):

@@ -1,4 +1,4 @@
-"""Centred kernel alignment (Kornblith et al. 2019): the cosine of the angle between two centred kernel matrices."""
+"""Centered kernel alignment (Kornblith et al. 2019): the cosine of the angle between two centered kernel matrices."""
 
 import math
 from functools import partial
@@ -10,7 +10,7 @@ from symjax.errors import InputError
 from symjax.similarity.angles import angle, arccos, cosine, ratio
 from symjax.similarity.channels import pad_to_common_width, subtract_ninther, unit_norm, zero_if_equal
 from symjax.similarity.cka_split import split, standardized
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features
+from symjax.similarity.hsic import center_kernel, check_estimator, hsic_of_features
 from symjax.similarity.inputs import as_pair, paired_representations
 from symjax.similarity.kernels import check_kernel, kernel_of
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -21,7 +21,7 @@ FORMS = ("auto", "gram", "features")
 def cka(
     x, y, estimator="song", kernel="linear", *, bandwidth=1.0, samples="flatten", layout=None, mask=None, form="auto"
 ):
-    """Compute the centred kernel alignment, CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
+    """Compute the centered kernel alignment, CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
 
     K and L are the kernel matrices of the examples of x and of y.
 
@@ -46,8 +46,8 @@ def cka(
     Returns:
         0-d array in [-1, 1] ([0, 1] for "gretton"); negative values are valid estimates of small ones. NaN where all
         examples of x or of y are equal; for "rbf" where half of the pairs are equal; for "song" with "rbf" where only
-        one example differs from the others, since U-centring makes such kernels 0. Symmetric. Invariant to translation,
-        isotropic scaling and orthogonal transformations.
+        one example differs from the others, since U-centering makes such kernels 0. Symmetric. Invariant to
+        translation, isotropic scaling and orthogonal transformations.
 
     Raises:
         InputError: wrong shapes, dtypes or numbers of examples; fewer than 4 examples for "song" and "lange"; an
@@ -68,9 +68,9 @@ def cka(
 def cka_distance(
     x, y, estimator="song", kernel="linear", *, bandwidth=1.0, samples="flatten", layout=None, mask=None, form="auto"
 ):
-    """Compute arccos(CKA(x, y)), the angle between the centred kernel matrices.
+    """Compute arccos(CKA(x, y)), the angle between the centered kernel matrices.
 
-    A metric on centred kernel matrices up to scaling, for every estimator, since each is an inner product.
+    A metric on centered kernel matrices up to scaling, for every estimator, since each is an inner product.
 
     Args, Raises and invariances: as for `cka`.
 
@@ -91,7 +91,7 @@ def cka_distance(
 
 
 def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
-    """Compute linear CKA after centring each channel and scaling it to unit norm.
+    """Compute linear CKA after centering each channel and scaling it to unit norm.
 
     Means and norms are over examples and pixels, before flattening.
 
@@ -147,7 +147,7 @@ def _cka(x, y, bandwidth, estimator, kernel, form, as_angle=False):
     if form == "features":
         similarity = ratio(*hsic_of_features(x, y, estimator))
         return zero_if_equal(arccos(similarity), x, y) if as_angle else similarity
-    kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
+    kernels = (center_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)
 
 
@@ -202,7 +202,7 @@ MEASURES = (
         "Godfrey et al. 2022",
         invariances=_OF_CHANNELS,
         split=partial(split, normalized=True),
-        title="CKA, channels normalised",
+        title="CKA, channels normalized",
         use="as cka, where channels have arbitrary scales, as after ReLU",
     ),
     Measure(

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from symjax.similarity.angles import angle, arccos, ratio
-from symjax.similarity.channels import centred, subtract_ninther, unit_channels, unit_norm
+from symjax.similarity.channels import centered, subtract_ninther, unit_channels, unit_norm
 from symjax.similarity.hsic import (
-    centre_kernel,
+    center_kernel,
     diagonal,
     hsic_of_product,
     hsic_without_diagonals,
@@ -17,7 +17,7 @@ from symjax.similarity.hsic import (
 )
 from symjax.similarity.inputs import as_matrix, matrix_shape
 from symjax.similarity.kernels import kernel_of
-from symjax.similarity.linalg import gram_of_centred
+from symjax.similarity.linalg import gram_of_centered
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, permute_kernel
 
@@ -80,14 +80,14 @@ def split(
         exact = () if estimator == "gretton" else (exact_features, lambda value: value == INACCURATE)
         return SplitMeasure(prepare_features, finish_features, *exact, permute=permute_features)
     if kernel == "linear":
-        return split_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
+        return split_kernels(lambda x: gram_of_centered(rows(x)), estimator, as_angle)
     return split_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
 
 
 def split_kernels(kernel_of, estimator, as_angle):
-    """Return the cosine of two centred kernel matrices, or their angle, as a `SplitMeasure`."""
+    """Return the cosine of two centered kernel matrices, or their angle, as a `SplitMeasure`."""
 
-    cosine = cosine_of_vectors(lambda x: centre_kernel(kernel_of(x), estimator), permute_kernel)
+    cosine = cosine_of_vectors(lambda x: center_kernel(kernel_of(x), estimator), permute_kernel)
     if not as_angle:
         return cosine
     return SplitMeasure(
@@ -101,5 +101,5 @@ def split_kernels(kernel_of, estimator, as_angle):
 
 @jax.jit
 def standardized(x):
-    """Centre each channel and scale it to unit norm."""
-    return unit_channels(centred(x))[0]
+    """Center each channel and scale it to unit norm."""
+    return unit_channels(centered(x))[0]

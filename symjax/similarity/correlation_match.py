@@ -21,7 +21,7 @@ def hard_correlation_match(x, y, *, samples="positions", layout=None, mask=None)
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
             default float, half precisions float32).
-        samples: "positions" makes each token or pixel a sample, after enlarging the smaller map by nearest neighbour;
+        samples: "positions" makes each token or pixel a sample, after enlarging the smaller map by nearest neighbor;
             "flatten", "pool", "first" and "last" as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.

@@ -118,7 +118,7 @@ def _uniformity(x, t=2.0):
 
 
 def _concentricity(x):
-    mean = zero_rounding(x.mean(0)[:, None], norms(x, (0, 1)) / len(x) ** 0.5)  # of centred data it has no direction
+    mean = zero_rounding(x.mean(0)[:, None], norms(x, (0, 1)) / len(x) ** 0.5)  # of centered data it has no direction
     direction, length = unit_channels(mean)
     cosines = (unit_rows(x) * direction.T).sum(1)
     return jnp.where(length[0] > 0, cosines.mean(), jnp.nan)

@@ -8,7 +8,7 @@ from jax import lax
 
 from symjax.checks import is_concrete
 from symjax.similarity.cca_checks import resolve_rcond
-from symjax.similarity.channels import centre, unit_channels
+from symjax.similarity.channels import subtract_mean, unit_channels
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import triangular_factor, unit_columns
 
@@ -21,7 +21,7 @@ class Diagnosis(NamedTuple):
     dead: jax.Array  # (d,) booleans: zero everywhere
     constant: jax.Array  # (d,): constant, dead channels included
     duplicate: jax.Array  # (d,): not constant, and a positive multiple of an earlier channel
-    rank: jax.Array  # int32, of centred channels of unit norm, as in `cca`
+    rank: jax.Array  # int32, of centered channels of unit norm, as in `cca`
     num_dead: jax.Array  # int32, number of channels, like the next two
     num_constant: jax.Array
     num_duplicate: jax.Array
@@ -82,7 +82,7 @@ def diagnose(x, *, samples="positions", layout=None, mask=None, rcond=None):
 def _diagnose(x, rcond, examples):
     x = lax.stop_gradient(x)
     rows, channels = x.shape
-    deviations = centre(x)[0]
+    deviations = subtract_mean(x)[0]
     dead, constant = ~(x != 0).any(0), ~(deviations != 0).any(0)
     duplicate = _repeats_earlier(unit_channels(x)[0], ~constant)
     s = jnp.linalg.svd(triangular_factor(unit_columns(deviations)[0]), compute_uv=False)

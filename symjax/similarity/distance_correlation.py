@@ -4,7 +4,7 @@ from functools import lru_cache, partial
 
 from symjax.similarity.channels import safe_sqrt
 from symjax.similarity.distances import checked_examples, distances
-from symjax.similarity.hsic import centre_kernel, check_estimator
+from symjax.similarity.hsic import center_kernel, check_estimator
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, evaluate, permute_kernel
@@ -19,7 +19,7 @@ def distance_correlation(x, y, *, estimator="gretton", samples="flatten", layout
     Args:
         x, y, samples, layout, mask: as in `rsa`.
         estimator: "gretton", as defined, biased: it tends to 1 with growing p / n and q / n. "song", the bias-corrected
-            squared distance correlation, <U(D), U(E)> / (|U(D)| |U(E)|) with U-centring; it is near 0 for independent
+            squared distance correlation, <U(D), U(E)> / (|U(D)| |U(E)|) with U-centering; it is near 0 for independent
             data. "lange" is "song" with H D H, its diagonal set to zero, in place of U(D).
 
     Returns:
@@ -49,7 +49,7 @@ def split(shapes, *, estimator="gretton", samples="flatten"):
     """Return `distance_correlation` as a `SplitMeasure`."""
 
     def vector(x):
-        return centre_kernel(distances(as_matrix(x, "x", samples, layout="nhwc"), "euclidean")[0], estimator)
+        return center_kernel(distances(as_matrix(x, "x", samples, layout="nhwc"), "euclidean")[0], estimator)
 
     cosine = cosine_of_vectors(vector, permute_kernel)
     if estimator != "gretton":

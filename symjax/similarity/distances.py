@@ -7,7 +7,7 @@ from jax import lax
 
 from symjax.checks import is_concrete, one_of
 from symjax.similarity.channels import (
-    centred,
+    centered,
     magnitude,
     pad_to_common_width,
     safe_sqrt,
@@ -80,7 +80,7 @@ def distances(x, metric):
         size = magnitude(points)
         squares = squared_distances(points / size)
         return (safe_sqrt(squares), size) if metric == "euclidean" else (squares, size**2)
-    points = unit_rows(centred(x.T).T if metric == "correlation" else x)
+    points = unit_rows(centered(x.T).T if metric == "correlation" else x)
     squares = squared_distances(points)
     squares = jnp.where(squares <= (4 * float(jnp.finfo(x.dtype).eps)) ** 2, 0, squares)  # of parallel rows
     # |u - v|^2 / 2 is 1 - <u, v> for unit vectors; each row of zeros takes 1 / 2 from it.

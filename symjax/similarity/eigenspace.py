@@ -19,7 +19,7 @@ def eigenspace_overlap(x, y, *, samples="positions", layout=None, mask=None):
     """Compute the eigenspace overlap score, |U' V|^2 / max(rank x, rank y).
 
     U and V are orthonormal bases of the spans of the features, the left singular vectors of x and of y. Features are
-    not centred: the numerator is the sum of their squared canonical correlations without centring.
+    not centered: the numerator is the sum of their squared canonical correlations without centering.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) of one size whose channels may differ; floating (integers become

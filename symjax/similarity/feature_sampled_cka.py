@@ -8,7 +8,7 @@ from jax import lax
 
 from symjax.errors import InputError
 from symjax.similarity.channels import subtract_ninther, unit_norm
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_without_diagonals
+from symjax.similarity.hsic import center_kernel, check_estimator, hsic_without_diagonals
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import gram
 from symjax.similarity.measure import Measure
@@ -75,7 +75,7 @@ def split(shapes, *, samples="flatten"):
 def _prepare(x, samples):
     """Return the kernel divided by the root of its corrected square norm; `aux` is NaN if that is not positive."""
     x = unit_norm(subtract_ninther(as_matrix(x, "x", samples, layout="nhwc")))[0]
-    kernel = centre_kernel(gram(x), "song")
+    kernel = center_kernel(gram(x), "song")
     own = lax.map(_own_power, x.T, batch_size=min(_NEURONS, x.shape[1])).sum()
     total = (kernel**2).sum()
     power = (total - own) * (x.shape[1] / (x.shape[1] - 1))

@@ -12,7 +12,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.ops import parallel
 from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
-from symjax.similarity.channels import centre, magnitude, norms, zero_rounding
+from symjax.similarity.channels import magnitude, norms, subtract_mean, zero_rounding
 from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.linalg import adjoint, hold_constant, masked, reciprocal, unit_columns
 from symjax.similarity.measure import LINEAR, Measure
@@ -44,7 +44,7 @@ def fourier_cca(x, y, *, layout=None, rcond=None):
 
     The discrete Fourier transform over the map turns a cyclic convolution into one c_y x c_x matrix per frequency.
     Layers that are convolutions of each other therefore have correlation 1 everywhere. At each frequency the n complex
-    vectors of channels are centred, and their canonical correlations are the singular values of Qx* Qy, as in `cca`.
+    vectors of channels are centered, and their canonical correlations are the singular values of Qx* Qy, as in `cca`.
     Half of the frequencies are computed (those of `jnp.fft.rfft2`), since maps are real.
 
     Maps of different sizes are compared at their common frequencies, as if resized by cropping the spectrum. Along an
@@ -121,13 +121,13 @@ def _shared_frequencies(size, other):
 
 
 def _spectrum(x, rows, columns):
-    """Return the spectrum of centred maps (frequencies, n, c), exactly 0 where it is at rounding level."""
+    """Return the spectrum of centered maps (frequencies, n, c), exactly 0 where it is at rounding level."""
     x = x / magnitude(x, (0, 1, 2), keepdims=True)  # correlations do not depend on scales
-    centred, _ = centre(x, (0,))
-    spectrum = jnp.fft.rfft2(centred, axes=(1, 2))[:, rows][:, :, columns]
+    centered, _ = subtract_mean(x, (0,))
+    spectrum = jnp.fft.rfft2(centered, axes=(1, 2))[:, rows][:, :, columns]
     spectrum = spectrum.transpose(1, 2, 0, 3).reshape(len(rows) * len(columns), x.shape[0], x.shape[3])
     # Rounding errors of the given numbers are equal at all frequencies; so are those of the transform's sums.
-    power, summed = norms(x, (0, 1, 2)), math.sqrt(x.shape[1] * x.shape[2]) * norms(centred, (0, 1, 2))
+    power, summed = norms(x, (0, 1, 2)), math.sqrt(x.shape[1] * x.shape[2]) * norms(centered, (0, 1, 2))
     return jax.vmap(zero_rounding, (0, None))(spectrum, jnp.maximum(power, summed).reshape(1, -1))
 
 

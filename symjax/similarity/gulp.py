@@ -8,7 +8,7 @@ from jax.scipy.linalg import solve_triangular
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import static_scalar
-from symjax.similarity.channels import centred, safe_sqrt, unit_norm, zero_if_equal
+from symjax.similarity.channels import centered, safe_sqrt, unit_norm, zero_if_equal
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import first_order_only, to_row_space, triangular_factor
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -22,7 +22,7 @@ SMALL_SHARE = 0.02  # squared distances below this share of their terms, whose d
 def gulp(x, y, *, ridge=0.01, samples="positions", layout=None, mask=None):
     """Compute the distance of the predictions by ridge regression on x and on y, over all targets.
 
-    With S_x = X (X'X + ridge I)^-1 X', where X is centred x divided by its norm, S_x t are the values fitted to
+    With S_x = X (X'X + ridge I)^-1 X', where X is centered x divided by its norm, S_x t are the values fitted to
     targets t (n,) by ridge regression, and
 
         gulp(x, y) = |S_x - S_y| in the Frobenius norm = sqrt(tr(S_x S_x) + tr(S_y S_y) - 2 tr(S_x S_y)).
@@ -69,7 +69,7 @@ def split(shapes, *, ridge=0.01, samples="positions"):
     ridge = check_ridge(ridge)
 
     def prepare(x):
-        x, norm = unit_norm(centred(as_matrix(x, "x", samples, layout="nhwc")))
+        x, norm = unit_norm(centered(as_matrix(x, "x", samples, layout="nhwc")))
         x = to_row_space(x)[0]
         factor = _smoother_factor(x, penalty_of(ridge, x))
         power = (matmul(factor.T, factor) ** 2).sum()

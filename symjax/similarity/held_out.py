@@ -9,7 +9,7 @@ from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.alignment import paired_samples
-from symjax.similarity.channels import centred, unit_channels, unit_norm
+from symjax.similarity.channels import centered, unit_channels, unit_norm
 from symjax.similarity.folds import fold_of_samples
 from symjax.similarity.linalg import to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -22,7 +22,7 @@ def aligned_cosine(x, y, *, samples="positions", layout=None, mask=None):
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
             default float, half precisions float32).
-        samples: "positions" makes each token or pixel a sample, after enlarging the smaller map by nearest neighbour;
+        samples: "positions" makes each token or pixel a sample, after enlarging the smaller map by nearest neighbor;
             "flatten", "pool", "first" and "last" as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
@@ -108,7 +108,7 @@ def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask
 
 @partial(jax.jit, static_argnums=3)
 def _held_out(x, y, labels, count):
-    x, y = (to_row_space(unit_norm(centred(z))[0])[0] for z in (x, y))
+    x, y = (to_row_space(unit_norm(centered(z))[0])[0] for z in (x, y))
 
     def fold_sums(fold):
         training = (labels != fold).astype(x.dtype)[:, None]

@@ -1,17 +1,17 @@
-"""The Hilbert-Schmidt independence criterion: three estimators, each an inner product of centred kernel matrices.
+"""The Hilbert-Schmidt independence criterion: three estimators, each an inner product of centered kernel matrices.
 
 With H = 1 - 11'/n and symmetric kernel matrices K, L (n, n):
 
     gretton   <H K H, H L H> / (n - 1)^2: biased. Gretton et al. 2005 ("HSIC_0"); Kornblith et al. 2019, equation 3.
-    song      <U(K), U(L)> / (n (n - 3)): unbiased. U is the U-centring of Szekely and Rizzo 2014, whose result has a
+    song      <U(K), U(L)> / (n (n - 3)): unbiased. U is the U-centering of Szekely and Rizzo 2014, whose result has a
               zero diagonal and zero row sums. Equal to Song et al. 2012, equation 5 ("HSIC_1"),
               (sum K L + sum K sum L / ((n - 1)(n - 2)) - 2 / (n - 2) <K 1, L 1>) / (n (n - 3)), with zero diagonals.
-    lange     as song, with H K H after setting its diagonal to zero in place of U(K): centre, then remove the diagonal,
-              as in the code of Lange et al. 2023. Biased: centring spreads the diagonal over the other entries, which
+    lange     as song, with H K H after setting its diagonal to zero in place of U(K): center, then remove the diagonal,
+              as in the code of Lange et al. 2023. Biased: centering spreads the diagonal over the other entries, which
               matters with many more features than examples.
 
-Centring first has two advantages. It is done once per representation and not per pair, and the published sum of three
-large terms that nearly cancel is never computed. For kernel matrices that are already centred, H K H = K, all three
+Centering first has two advantages. It is done once per representation and not per pair, and the published sum of three
+large terms that nearly cancel is never computed. For kernel matrices that are already centered, H K H = K, all three
 estimators depend on <K, L> and the diagonals alone. For the linear kernel K = X X' these follow from X alone:
 `hsic_of_features`.
 """
@@ -25,11 +25,11 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import is_concrete, one_of, real, require_finite
 from symjax.errors import InputError
-from symjax.similarity.off_diagonal import centred_products, sums_of
+from symjax.similarity.off_diagonal import centered_products, sums_of
 
 ESTIMATORS = ("song", "gretton", "lange")
 _LEAST_SHARE = 1 / 64  # if subtracting diagonals leaves a smaller share of the products, about two digits are lost
-_ROUNDING = 16  # times eps and the kernel's size: the largest rounding error of a kernel that centring makes 0
+_ROUNDING = 16  # times eps and the kernel's size: the largest rounding error of a kernel that centering makes 0
 
 
 def check_estimator(estimator, n=math.inf):
@@ -49,7 +49,7 @@ def hsic(k, l, estimator="song"):  # noqa: E741 (K and L are what the papers cal
     """Return the Hilbert-Schmidt independence criterion of two kernel matrices.
 
     With H = 1 - 11'/n, "gretton" is <H K H, H L H> / (n - 1)^2, and "song" is <U(K), U(L)> / (n (n - 3)) with
-    U-centring U. "lange" is "song" with H K H, its diagonal set to zero, in place of U(K).
+    U-centering U. "lange" is "song" with H K H, its diagonal set to zero, in place of U(K).
 
     Args:
         k, l: (n, n), symmetric; n at least 4, or 2 for "gretton".
@@ -77,42 +77,43 @@ def hsic(k, l, estimator="song"):  # noqa: E741 (K and L are what the papers cal
     if k.shape != l.shape:
         raise InputError(f"l: got shape {l.shape}, expected that of k, {k.shape}")
     check_estimator(estimator, len(k))
-    return (centre_kernel(k, estimator) * centre_kernel(l, estimator)).sum() / normalizer(len(k), estimator)
+    return (center_kernel(k, estimator) * center_kernel(l, estimator)).sum() / normalizer(len(k), estimator)
 
 
 def normalizer(n, estimator):
-    """Return the divisor of the inner product of centred kernel matrices.
+    """Return the divisor of the inner product of centered kernel matrices.
 
     A float, since JAX rejects integers over 2^31.
     """
     return float((n - 1) ** 2 if estimator == "gretton" else n * (n - 3))
 
 
-def centre_kernel(k, estimator):
-    """Centre the kernel matrix (n, n) so that inner products of the results are the estimator times `normalizer`."""
+def center_kernel(k, estimator):
+    """Center the kernel matrix (n, n) so that inner products of the results are the estimator times `normalizer`."""
     if estimator != "song":
-        k = _doubly_centred(k)
+        k = _doubly_centered(k)
         return k if estimator == "gretton" else _without_diagonal(k)
     n = len(k)
     k = _without_diagonal(k)
     rows = k.sum(0) / (n - 2)
-    centred = _without_diagonal(k - rows[:, None] - rows[None, :] + rows.sum() / (n - 1))
-    # The kernel a_i + a_j, as when one example alone differs from the others, is centred to rounding errors.
-    return jnp.where(jnp.abs(centred).max() <= _ROUNDING * float(jnp.finfo(k.dtype).eps) * jnp.abs(k).max(), 0, centred)
+    centered = _without_diagonal(k - rows[:, None] - rows[None, :] + rows.sum() / (n - 1))
+    # The kernel a_i + a_j, as when one example alone differs from the others, is centered to rounding errors.
+    rounding = _ROUNDING * float(jnp.finfo(k.dtype).eps)
+    return jnp.where(jnp.abs(centered).max() <= rounding * jnp.abs(k).max(), 0, centered)
 
 
 def hsic_of_features(x, y, estimator):
     """Return the estimators of (K, L), (K, K), (L, L) times `normalizer`, for linear kernels of x (n, p) and y (n, q).
 
-    Takes n (p^2 + p q + q^2) operations and no memory of size n^2. x and y need no centring but should have no large
+    Takes n (p^2 + p q + q^2) operations and no memory of size n^2. x and y need no centering but should have no large
     offset. Where subtracting the kernels' diagonals leaves few digits, as with one huge example, everything is computed
     again without diagonals (`off_diagonal`). Kernels that are 0 up to rounding count as 0.
     """
-    centred_x, centred_y = x - x.mean(0)[None], y - y.mean(0)[None]
-    x_diagonal, y_diagonal = diagonal(centred_x), diagonal(centred_y)
-    x_power, x_accurate = power_of_features(centred_x, x_diagonal, estimator)
-    y_power, y_accurate = power_of_features(centred_y, y_diagonal, estimator)
-    cross = hsic_of_product(matmul(centred_x.T, centred_y), x_diagonal, y_diagonal, estimator)
+    centered_x, centered_y = x - x.mean(0)[None], y - y.mean(0)[None]
+    x_diagonal, y_diagonal = diagonal(centered_x), diagonal(centered_y)
+    x_power, x_accurate = power_of_features(centered_x, x_diagonal, estimator)
+    y_power, y_accurate = power_of_features(centered_y, y_diagonal, estimator)
+    cross = hsic_of_product(matmul(centered_x.T, centered_y), x_diagonal, y_diagonal, estimator)
     if estimator == "gretton":
         return cross, x_power, y_power
     return lax.cond(
@@ -130,16 +131,16 @@ def hsic_without_diagonals(x, y, estimator):
     if estimator == "lange":
         x, y = x - x.mean(0)[None], y - y.mean(0)[None]
     sums = sums_of(x, y)
-    centred = centred_products(sums, len(x), "song", widths) if estimator == "song" else sums.squares
-    products = zero_rounding_products(centred, sums)
+    centered = centered_products(sums, len(x), "song", widths) if estimator == "song" else sums.squares
+    products = zero_rounding_products(centered, sums)
     return products[0, 1], products[0, 0], products[1, 1]
 
 
-def zero_rounding_products(centred, sums):
-    """Return the products of centred kernels, set to 0 for kernels at the rounding level of `sums`."""
-    noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(centred.dtype).eps) * sums.squares)
-    nonzero = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # NaN counts as nonzero
-    return jnp.where(nonzero[:, None] & nonzero[None], centred, 0)
+def zero_rounding_products(centered, sums):
+    """Return the products of centered kernels, set to 0 for kernels at the rounding level of `sums`."""
+    noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(centered.dtype).eps) * sums.squares)
+    nonzero = ~(jnp.diagonal(centered) <= jnp.diagonal(noise))  # NaN counts as nonzero
+    return jnp.where(nonzero[:, None] & nonzero[None], centered, 0)
 
 
 def diagonal(x):
@@ -148,14 +149,14 @@ def diagonal(x):
 
 
 def power_of_features(x, diagonal, estimator):
-    """Return `hsic_of_product` of centred features with themselves, and whether it is accurate without the diagonal."""
+    """Return `hsic_of_product` of centered features x with x, and whether it is accurate without the diagonal."""
     products = matmul(x.T, x)
     power = hsic_of_product(products, diagonal, diagonal, estimator)
     return power, power > _LEAST_SHARE * lax.stop_gradient((products**2).sum())
 
 
 def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
-    """Return the estimator times `normalizer`, from X'Y of centred features and the kernels' diagonals (n,).
+    """Return the estimator times `normalizer`, from X'Y of centered features and the kernels' diagonals (n,).
 
     <X X', Y Y'> = |X'Y|^2, and H X X' H = X X'.
     """
@@ -185,7 +186,7 @@ def _kernel_matrix(name, value):
     return value.astype(jnp.float32) if value.dtype.itemsize < 4 else value
 
 
-def _doubly_centred(k):
+def _doubly_centered(k):
     rows = k.mean(0)
     return k - rows[:, None] - rows[None, :] + rows.mean()
 

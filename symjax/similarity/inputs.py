@@ -133,7 +133,7 @@ def as_pair(x, y, samples="positions", mask=None, *, layout=None, enlarging=Fals
 
 
 def enlarge(x, size, axes=(1, 2)):
-    """Enlarge maps along `axes` to `size` by nearest neighbour, as in `alignment.paired_samples`."""
+    """Enlarge maps along `axes` to `size` by nearest neighbor, as in `alignment.paired_samples`."""
     for axis, length in zip(axes, size, strict=True):
         if x.shape[axis] != length:
             x = jnp.take(x, jnp.arange(length) * x.shape[axis] // length, axis)

@@ -12,7 +12,7 @@ from symjax.similarity.channels import magnitude, norms, subtract_ninther
 
 _LEAST_ROWS = 250  # products of factors with fewer rows are slow
 _PART_ROWS = 2048
-_COLUMNS = 1024  # columns that are centred and multiplied at a time, so that they stay in the cache
+_COLUMNS = 1024  # columns that are centered and multiplied at a time, so that they stay in the cache
 
 
 def adjoint(matrix):
@@ -42,14 +42,14 @@ def gram(x):
     return jnp.concatenate([above, jnp.concatenate([above[:, half:].T, corner], axis=1)])
 
 
-def gram_of_centred(x):
+def gram_of_centered(x):
     """Return Y Y' for Y = x minus its ninthers (`subtract_ninther`), divided by a power of two.
 
     It has no reverse-mode derivatives.
 
-    Columns are centred and multiplied in blocks. This avoids a second copy of x in memory, where each new page costs as
+    Columns are centered and multiplied in blocks. This avoids a second copy of x in memory, each page of which costs as
     much as the product of its contents. Blocks under the diagonal are copied and not computed. For 1,000 x 8,192 on one
-    core of a CPU it takes two thirds of the time of `gram` of data centred before.
+    core of a CPU it takes two thirds of the time of `gram` of data centered before.
     """
     n, d = x.shape
     size, parts = magnitude(x), max(1, min(4, n // _LEAST_ROWS))

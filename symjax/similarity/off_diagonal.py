@@ -139,7 +139,7 @@ def scale_sums(sums, by, widths):
     )
 
 
-def centred_products(sums, n, estimator, widths):
+def centered_products(sums, n, estimator, widths):
     """Return (S, S): `hsic` of the kernels of all pairs of sides, times `normalizer`."""
     if estimator == "song":
         rows = jnp.outer(sums.rows / (n - 1), sums.rows / (n - 2))

@@ -66,7 +66,7 @@ def map_size(shape):
 
 
 def larger_size(a_shape, b_shape):
-    """Return the size to which nearest-neighbour enlargement brings both maps (`paired_samples`)."""
+    """Return the size to which nearest-neighbor enlargement brings both maps (`paired_samples`)."""
     return tuple(map(max, map_size(a_shape), map_size(b_shape)))
 
 
@@ -95,7 +95,7 @@ def downsample(data, size):
 
 
 def upsample(data, size):
-    """Enlarge maps (..., h, w) of unit norm by nearest neighbour to `size`, a multiple of (h, w), at unit norm."""
+    """Enlarge maps (..., h, w) of unit norm by nearest neighbor to `size`, a multiple of (h, w), at unit norm."""
     if not size or data.shape[-2:] == tuple(size):
         return data
     factor = size[0] * size[1] // (data.shape[-2] * data.shape[-1])
@@ -103,4 +103,4 @@ def upsample(data, size):
 
 
 MAP_PRODUCT = PairProduct(smaller_size, downsample, multiply)
-"""The product of samples, or of maps that are enlarged by nearest neighbour."""
+"""The product of samples, or of maps that are enlarged by nearest neighbor."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import scalar
-from symjax.similarity.channels import centre, magnitude
+from symjax.similarity.channels import magnitude, subtract_mean
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import (
     first_order_only,
@@ -37,7 +37,7 @@ class PCA(NamedTuple):
 def pca(x, *, samples="positions", layout=None, mask=None):
     """Compute the principal components: orthonormal directions of descending variance.
 
-    Variances are s_i^2 / (n - 1), with s_i the singular values of the centred data. They are never computed as
+    Variances are s_i^2 / (n - 1), with s_i the singular values of the centered data. They are never computed as
     eigenvalues of a covariance matrix, so small ones are accurate. The sign of a component is not determined.
 
     Derivatives are defined for variances and ratios everywhere, for components where variances are distinct, and within
@@ -73,9 +73,9 @@ def pca(x, *, samples="positions", layout=None, mask=None):
 
 @jax.jit
 def _pca(x):
-    centred, mean = centre(x)
-    size = magnitude(centred)
-    reduced, q = to_row_space(centred / size)
+    centered, mean = subtract_mean(x)
+    size = magnitude(centered)
+    reduced, q = to_row_space(centered / size)
     _, s, vt = jnp.linalg.svd(triangular_factor(reduced), full_matrices=False)
     variances = s**2 / (x.shape[0] - 1)
     return PCA(from_row_space(vt.T, q), variances * size * size, variances / variances.sum(), mean)
@@ -85,19 +85,19 @@ def check_variance(variance):
     return scalar("variance", variance, "a number in (0, 1]", lambda value: 0 < value <= 1)
 
 
-def leading_directions(centred, variance):
+def leading_directions(centered, variance):
     """Return an orthonormal basis V (d, d) of the fewest principal directions that explain the share `variance`.
 
-    The data (n, d) are centred, with d <= n. Columns of V past these directions are zero.
+    The data (n, d) are centered, with d <= n. Columns of V past these directions are zero.
 
     The derivative is that of the subspace: V moves orthogonally to itself. For functions of the span of V alone.
     """
-    return _split_subspace(centred / magnitude(centred), jnp.asarray(variance, centred.dtype))[0]
+    return _split_subspace(centered / magnitude(centered), jnp.asarray(variance, centered.dtype))[0]
 
 
 @jax.custom_jvp
-def _split_subspace(centred, variance):
-    _, s, vt = jnp.linalg.svd(triangular_factor(centred), full_matrices=False)
+def _split_subspace(centered, variance):
+    _, s, vt = jnp.linalg.svd(triangular_factor(centered), full_matrices=False)
     # Tails are summed from the small end, to keep their digits. Directions at rounding level are dropped.
     tail = jnp.cumsum((s**2)[::-1])[::-1]
     rounding = 8 * float(jnp.finfo(s.dtype).eps) * math.sqrt(len(s)) * s[0]
@@ -107,11 +107,11 @@ def _split_subspace(centred, variance):
 
 @_split_subspace.defjvp
 def _leading_jvp(primals, tangents):
-    (centred, variance), (centred_dot, _) = primals, tangents
+    (centered, variance), (centered_dot, _) = primals, tangents
     # Directions within the subspaces have no derivative.
-    outputs = first_order_only(_split_subspace(centred, variance), centred)
+    outputs = first_order_only(_split_subspace(centered, variance), centered)
     basis, rest, s, kept = outputs
-    gram_dot = matmul(centred_dot.T, matmul(centred, basis)) + matmul(centred.T, matmul(centred_dot, basis))
+    gram_dot = matmul(centered_dot.T, matmul(centered, basis)) + matmul(centered.T, matmul(centered_dot, basis))
     gap = s[None, :] ** 2 - s[:, None] ** 2
     rotation = matmul(rest.T, gram_dot) * masked(reciprocal(gap), ~kept[:, None] & kept[None, :])
     rest_dot = -matmul(basis, rotation.T)

@@ -58,13 +58,13 @@ def draw_permutations(key, n, count):
     For n at least 2 (1 + count), the cycles are the ones between 1 + count and twice as many examples that leave the
     fewest examples fixed: none, or less than one in 1 + count. For smaller n, all examples are in one cycle.
     """
-    relabelling_key, assignment_key, shift_key = jax.random.split(key, 3)
+    relabeling_key, assignment_key, shift_key = jax.random.split(key, 3)
     length = n
     if n >= 2 * (1 + count):
         length = min(range(1 + count, min(2 * (1 + count), n // 2 + 1)), key=lambda length: n % length)
     moved = n - n % length
     num_assignments = -(-(1 + count) // length)
-    examples = jax.random.permutation(relabelling_key, n)
+    examples = jax.random.permutation(relabeling_key, n)
     others = jax.vmap(lambda key: jax.random.permutation(key, n))(jax.random.split(assignment_key, num_assignments - 1))
     assigned = jnp.concatenate([examples[None], examples[others]])[:, :moved]
     chosen = 1 + jax.random.permutation(shift_key, num_assignments * length - 1)[:count]

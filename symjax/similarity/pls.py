@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.channels import centre, magnitude
+from symjax.similarity.channels import magnitude, subtract_mean
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import from_row_space, to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -33,7 +33,7 @@ class PLS(NamedTuple):
 def pls(x, y, *, samples="positions", layout=None, mask=None):
     """Compute partial least squares: orthonormal directions of x and of y whose scores have the largest covariance.
 
-    The singular value decomposition of the cross covariance X' Y / (n - 1) of centred data ("PLS-SVD"). CCA maximizes
+    The singular value decomposition of the cross covariance X' Y / (n - 1) of centered data ("PLS-SVD"). CCA maximizes
     correlations and ignores variances; PLS maximizes covariances. Widths may differ. Signs of pairs of directions are
     not determined.
 
@@ -69,29 +69,29 @@ def pls(x, y, *, samples="positions", layout=None, mask=None):
 
 @jax.jit
 def _pls(x, y):
-    return pls_of_centred(centre(x), centre(y), x.shape[0])
+    return pls_of_centered(subtract_mean(x), subtract_mean(y), x.shape[0])
 
 
-def pls_of_centred(x, y, samples):
-    """Return the `PLS` of two pairs (centred data, mean) whose rows may be rotated."""
-    (x_centred, x_mean), (y_centred, y_mean) = x, y
-    x_size, y_size = magnitude(x_centred), magnitude(y_centred)
-    (x_narrow, x_q), (y_narrow, y_q) = to_row_space(x_centred / x_size), to_row_space(y_centred / y_size)
+def pls_of_centered(x, y, samples):
+    """Return the `PLS` of two pairs (centered data, mean) whose rows may be rotated."""
+    (x_centered, x_mean), (y_centered, y_mean) = x, y
+    x_size, y_size = magnitude(x_centered), magnitude(y_centered)
+    (x_narrow, x_q), (y_narrow, y_q) = to_row_space(x_centered / x_size), to_row_space(y_centered / y_size)
     cross = matmul(x_narrow.T, y_narrow) / (samples - 1)
     u, covariances, vt = jnp.linalg.svd(cross, full_matrices=False)
     return PLS(covariances * x_size * y_size, from_row_space(u, x_q), from_row_space(vt.T, y_q), x_mean, y_mean)
 
 
 def pls_similarity(x, y, *, samples="positions", layout=None, mask=None):
-    """Return the sum of PLS covariances divided by its bound, |X' Y|_* / (|X|_F |Y|_F), with X and Y centred.
+    """Return the sum of PLS covariances divided by its bound, |X' Y|_* / (|X|_F |Y|_F), with X and Y centered.
 
     It is the cosine of the angle of orthogonal Procrustes (Williams et al. 2021).
 
     Args and Raises: as for `pls`.
 
     Returns:
-        0-d array in [0, 1]: 0 where no neuron of x covaries with one of y, 1 where the centred y is a rotated multiple
-        of the centred x. NaN where a side is constant. Symmetric. Invariant to translation, isotropic scaling and
+        0-d array in [0, 1]: 0 where no neuron of x covaries with one of y, 1 where the centered y is a rotated multiple
+        of the centered x. NaN where a side is constant. Symmetric. Invariant to translation, isotropic scaling and
         orthogonal maps.
 
     Example:
@@ -121,7 +121,7 @@ def split(shapes, *, samples="positions"):
 
 
 def _unit(x):
-    return to_row_space(_unit_norm(centre(x)[0]))[0]
+    return to_row_space(_unit_norm(subtract_mean(x)[0]))[0]
 
 
 def _unit_norm(x):

@@ -8,7 +8,7 @@ from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, static_scalar
-from symjax.similarity.channels import centred, norms, unit_channels, unit_norm, zero_rounding
+from symjax.similarity.channels import centered, norms, unit_channels, unit_norm, zero_rounding
 from symjax.similarity.folds import fold_of_samples
 from symjax.similarity.inputs import FewExamplesWarning, as_pair, warn_user
 from symjax.similarity.linalg import least_squares, to_row_space
@@ -24,7 +24,7 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="p
 
         sum_j |y_j - f(x_j)|^2 + ridge * |x|^2 |B|^2,   f(x) = B x + b,
 
-    over the examples j of the other folds, and m_i is the mean of their y. |x|^2 is the sum of squares of all centred
+    over the examples j of the other folds, and m_i is the mean of their y. |x|^2 is the sum of squares of all centered
     x. Directions of x with a share of its variance under `ridge` are thus shrunk by more than half.
 
     Args:
@@ -81,7 +81,7 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="p
 
 @partial(jax.jit, static_argnums=(4, 5))
 def _r_squared(x, y, labels, ridge, count, penalized):
-    (x, x_norm), (y, y_norm) = (unit_norm(centred(z)) for z in (x, y))
+    (x, x_norm), (y, y_norm) = (unit_norm(centered(z)) for z in (x, y))
     x = to_row_space(x if penalized else unit_channels(x)[0])[0]
     penalty = penalty_of(ridge, x)
 

@@ -15,7 +15,7 @@ from symjax.similarity.alignment import (
     matching_residual,
     paired_samples,
 )
-from symjax.similarity.channels import centre, pad_to_common_width, safe_sqrt, unit_norm, zero_if_equal
+from symjax.similarity.channels import pad_to_common_width, safe_sqrt, subtract_mean, unit_norm, zero_if_equal
 from symjax.similarity.isometry import best_isometry
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.procrustes_split import split
@@ -29,7 +29,7 @@ def procrustes(x, y, *, center=False, samples="positions", layout=None, mask=Non
             default float, half precisions float32).
         center: whether to subtract each channel's mean first, as in Williams et al.; Godfrey et al. do not.
         samples: "positions" (as published) makes each pixel a sample, after enlarging the smaller map by nearest
-            neighbour; the others as in `as_matrix`.
+            neighbor; the others as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         full_output: whether to return the alignment too.
@@ -99,7 +99,7 @@ def permutation_procrustes(x, y, *, center=False, samples="positions", layout=No
 
     Returns:
         0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| for all (of
-        centred data with `center`). NaN where x or y is zero. Symmetric. Invariant to permutations and isotropic
+        centered data with `center`). NaN where x or y is zero. Symmetric. Invariant to permutations and isotropic
         scaling, with `center` also to translation.
 
     Raises:
@@ -168,7 +168,7 @@ def _padded_samples(x, y, samples, layout, mask, center, full_output):
 
 @partial(jax.jit, static_argnames="center")
 def _rotate(x, y, center):
-    return best_rotation(*_centre_if(x, y, center))
+    return best_rotation(*_center_if(x, y, center))
 
 
 def best_rotation(x, y, means):
@@ -186,7 +186,7 @@ def best_rotation(x, y, means):
 
 @partial(jax.jit, static_argnames="center")
 def _permute(x, y, center):
-    return best_permutation(*_centre_if(x, y, center))
+    return best_permutation(*_center_if(x, y, center))
 
 
 def best_permutation(x, y, means):
@@ -199,10 +199,10 @@ def best_permutation(x, y, means):
     return _nan_if_zero(x_norm, y_norm, distance), Matching(permutation, scaling, selection, bias)
 
 
-def _centre_if(x, y, center):
+def _center_if(x, y, center):
     """Return x, y and the means that were subtracted."""
     if center:
-        (x, x_mean), (y, y_mean) = centre(x), centre(y)
+        (x, x_mean), (y, y_mean) = subtract_mean(x), subtract_mean(y)
         return x, y, (x_mean, y_mean)
     return x, y, (jnp.zeros_like(x[0]), jnp.zeros_like(y[0]))
 

@@ -12,7 +12,7 @@ from symjax.similarity.alignment import (
     matching_residual_of_rows,
     samples_or_maps,
 )
-from symjax.similarity.channels import centred, safe_sqrt, unit_norm
+from symjax.similarity.channels import centered, safe_sqrt, unit_norm
 from symjax.similarity.isometry import best_isometry
 from symjax.similarity.linalg import to_row_space
 from symjax.similarity.pair_product import Prepared
@@ -31,7 +31,7 @@ def split(shapes, *, center=False, samples="positions", permuted=False, similari
     def prepare(x, width=None):
         active = jnp.arange(x.shape[-1]) < (x.shape[-1] if width is None else width)
         x = samples_or_maps(x, samples)
-        data, norm = unit_norm(centred(x) if center else x)
+        data, norm = unit_norm(centered(x) if center else x)
         data = channels_first(data)
         if not permuted and len(data) > data[0].size:  # use coordinates of the row space
             data = to_row_space(data.reshape(len(data), -1).T)[0].T.reshape(-1, *data.shape[1:])

@@ -18,7 +18,7 @@ from symjax.similarity.cca_checks import (
     warn_of_dropped_directions,
     warning_of_default,
 )
-from symjax.similarity.channels import centre
+from symjax.similarity.channels import subtract_mean
 from symjax.similarity.inputs import NumericalWarning, as_matrix, warn_user
 from symjax.similarity.linalg import from_row_space
 from symjax.similarity.measure import Measure
@@ -33,7 +33,7 @@ def pwcca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
     """Compute projection-weighted CCA: the mean correlation, weighted by how much of x each variate accounts for.
 
     The value is sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|, where h_i is the i-th canonical
-    variate of x over the examples and x_j the j-th neuron of x, centred. The sum has as many variates as the smaller
+    variate of x over the examples and x_j the j-th neuron of x, centered. The sum has as many variates as the smaller
     rank. Weights are those of x, so the measure is not symmetric.
 
     For maps, the default "positions" is the convention of Raghu et al. 2017. Morcos et al. average over positions,
@@ -121,7 +121,7 @@ def split(shapes, *, samples="positions", rcond=None, distance=False):
 
     def prepare(x):
         x = as_matrix(x, "x", samples, layout="nhwc")
-        side = unit_norm_data(*centre(x))
+        side = unit_norm_data(*subtract_mean(x))
         basis, loadings, rank, dropped = whiten(side.data, resolve_rcond(rcond, x))
         loadings = from_row_space(loadings, side.basis) * side.neuron_norms[:, None]
         return Prepared(basis.T, (rank, notable_share(dropped, x), loadings))

@@ -80,7 +80,7 @@ def error_bars(
     Coverage at level 0.95, over 400 simulated sets of 100 Gaussian examples of 10 and 8 neurons: for "cka", of its
     limit, 94 % where that is .30, 95 % where it is .59, and 100 % for independent x and y, where the interval is too
     wide (the bootstrap: 88, 92 and 0 %). For other measures, of their mean at n = 100, for data as in the first case:
-    centred Procrustes 94 %, "pls" 92 %, CKA with "gretton" 93 %, and "cca", with 5 and 4 neurons, 96 %.
+    centered Procrustes 94 %, "pls" 92 %, CKA with "gretton" 93 %, and "cca", with 5 and 4 neurons, 96 %.
 
     Args:
         fn: a name in `MEASURES`, a `Measure`, or a traceable function fn(x, y) -> 0-d array. It is compiled once per

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.checks import one_of
-from symjax.similarity.channels import centred, magnitude, safe_sqrt
+from symjax.similarity.channels import centered, magnitude, safe_sqrt
 from symjax.similarity.distances import (
     checked_examples,
     distances,
@@ -15,10 +15,10 @@ from symjax.similarity.distances import (
     lost_with_metric,
     warning_of_metric,
 )
-from symjax.similarity.hsic import centre_kernel
+from symjax.similarity.hsic import center_kernel
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.neighbour_graph import flat, midranks, midranks_of_levels, rowwise
+from symjax.similarity.neighbor_graph import flat, midranks, midranks_of_levels, rowwise
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, evaluate, permute_kernel, permute_matrices
 
@@ -35,7 +35,7 @@ def rsa(x, y, comparison="spearman", *, metric="correlation", samples="flatten",
             mean rank; roots of cosine distances that are equal after rounding to 2^-18 of the largest, in float64
             2^-40, are ties); "pearson", their correlation; "cosine", their cosine; "cosine_cov", the cosine d' V^-1 e /
             sqrt(d' V^-1 d e' V^-1 e), where V is the covariance of squared distances between independent examples. The
-            last is the cosine of the doubly centred distance matrices.
+            last is the cosine of the doubly centered distance matrices.
         metric: distance of two examples: "correlation", 1 minus the correlation of their features; "cosine", 1 minus
             the cosine of their angle; "euclidean"; "sqeuclidean", its square.
         samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
@@ -73,14 +73,14 @@ def split(shapes, comparison="spearman", *, metric="correlation", samples="flatt
     def vector(x):
         matrix, _ = distances(as_matrix(x, "x", samples, layout="nhwc"), metric)
         if comparison == "cosine_cov":
-            return centre_kernel(matrix, "gretton")
+            return center_kernel(matrix, "gretton")
         if comparison == "cosine":
             return matrix
         pairs = jnp.triu_indices(len(matrix), 1)
         values = matrix[pairs]
         if comparison == "spearman":
             values = _ranks(values, metric) / len(values)
-        above = jnp.zeros_like(matrix).at[pairs].set(centred(values[:, None])[:, 0])
+        above = jnp.zeros_like(matrix).at[pairs].set(centered(values[:, None])[:, 0])
         return above + above.T
 
     return cosine_of_vectors(vector, permute_kernel, warning_of_metric(metric, samples))

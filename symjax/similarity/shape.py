@@ -14,7 +14,7 @@ from symjax.similarity.cca_checks import (
     warn_of_dropped_directions,
     warn_of_few_examples,
 )
-from symjax.similarity.channels import centred, pad_to_common_width, unit_channels, unit_norm
+from symjax.similarity.channels import centered, pad_to_common_width, unit_channels, unit_norm
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import LINEAR, ORTHOGONAL, Measure
 from symjax.similarity.polar import polar
@@ -26,8 +26,8 @@ from symjax.similarity.procrustes_split import split as split_procrustes
 def shape_distance(x, y, *, alpha=1.0, center=True, samples="positions", layout=None, mask=None):
     """Compute min over orthogonal Q of the angle between X and Y Q, for partially whitened X and Y.
 
-    X = x (alpha I + (1 - alpha) (x'x)^-1/2), with centred x, and Y likewise. The angle is arccos(<X, Y Q> / (|X| |Y|)).
-    It is 2 arcsin(d / 2) for the Procrustes distance d of X and Y.
+    X = x (alpha I + (1 - alpha) (x'x)^-1/2), with centered x, and Y likewise. The angle is
+    arccos(<X, Y Q> / (|X| |Y|)). It is 2 arcsin(d / 2) for the Procrustes distance d of X and Y.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c); floating (integers become the default float, half precisions
@@ -110,7 +110,7 @@ def _whitening(alpha):
 
 def _whitened(x, alpha, center, whitening):
     """Return x partially whitened, with norm about 1, and the share of the largest direction that this drops."""
-    x, norm = unit_norm(centred(x) if center else x)
+    x, norm = unit_norm(centered(x) if center else x)
     if whitening == "none":
         return x, jnp.zeros((), x.dtype)
     if whitening == "full":

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import channels_first, paired_samples, samples_or_maps
-from symjax.similarity.channels import centre, centred, magnitude, safe_sqrt, unit_channels
+from symjax.similarity.channels import centered, magnitude, safe_sqrt, subtract_mean, unit_channels
 from symjax.similarity.linalg import reciprocal
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_product import Prepared
@@ -23,7 +23,7 @@ class Transport(NamedTuple):
 
     plan: jax.Array  # (p, q); rows sum to 1 / p, columns to 1 / q, those of ignored neurons to zero
     x_scaling: jax.Array  # (p,), 1; for standardized neurons the factors to unit norm, 0 for constant ones
-    y_scaling: jax.Array  # (q,), 1; for standardized neurons the norms of the centred neurons
+    y_scaling: jax.Array  # (q,), 1; for standardized neurons the norms of the centered neurons
     bias: jax.Array  # (q,), zero unless means were subtracted
 
     def __repr__(self):
@@ -51,14 +51,14 @@ def soft_matching(x, y, *, samples="positions", layout=None, mask=None, full_out
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
             default float, half precisions float32).
-        samples: "positions" makes each pixel a sample, after enlarging the smaller map by nearest neighbour; the others
+        samples: "positions" makes each pixel a sample, after enlarging the smaller map by nearest neighbor; the others
             as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         full_output: whether to return the plan too.
 
     Returns:
-        0-d array in [-1, 1]; with `full_output` also the `Transport`. Its plan is between centred neurons of unit norm,
+        0-d array in [-1, 1]; with `full_output` also the `Transport`. Its plan is between centered neurons of norm 1,
         and its matrix and bias map x itself to y. Constant neurons are ignored; NaN where all neurons of x or of y are
         constant. Symmetric. Invariant to translation, permutations and positive scalings of neurons.
 
@@ -93,7 +93,7 @@ def soft_matching_distance(x, y, *, standardize=False, samples="positions", layo
 
     Args:
         x, y, samples, layout, mask, full_output: as in `soft_matching`.
-        standardize: whether neurons are centred and scaled to unit norm first, and constant ones ignored. Then the
+        standardize: whether neurons are centered and scaled to unit norm first, and constant ones ignored. Then the
             distance is sqrt(2 - 2 s) with s = `soft_matching(x, y)`, with the invariances of s.
 
     Returns:
@@ -129,7 +129,7 @@ def _best_transport(x, y, standardize):
     means = jnp.zeros_like(x[0]), jnp.zeros_like(y[0])
     x_norm, y_norm = jnp.ones_like(x[0]), jnp.ones_like(y[0])
     if standardize:
-        (x, x_mean), (y, y_mean) = centre(x), centre(y)
+        (x, x_mean), (y, y_mean) = subtract_mean(x), subtract_mean(y)
         (x, x_norm), (y, y_norm), means = unit_channels(x), unit_channels(y), (x_mean, y_mean)
     # The norms contribute equally to all plans, so only inner products matter.
     plan = transport_plan(matmul(x.T, y), x_norm > 0, y_norm > 0)
@@ -173,7 +173,7 @@ def split(shapes, *, samples="positions", standardize=True, distance=False):
         active = jnp.arange(x.shape[-1]) < (x.shape[-1] if width is None else width)
         size, pixels = jnp.ones((), x.dtype), jnp.ones(2, x.dtype)
         if standardize:
-            x, norms = unit_channels(centred(x))
+            x, norms = unit_channels(centered(x))
             active = norms > 0
         else:
             size = magnitude(x).astype(x.dtype)

@@ -1,7 +1,7 @@
 """Measures in two steps: a computation on each representation, done once, and a small computation for each pair.
 
 Most measures need one matrix product X' Y for a pair, where X and Y are prepared from one side each: an orthonormal
-basis for CCA, channels of unit norm for Procrustes, the centred kernel matrix as one long vector for CKA. The pairs of
+basis for CCA, channels of unit norm for Procrustes, the centered kernel matrix as one long vector for CKA. The pairs of
 many representations are therefore a few large products (`symjax.similarity.pairwise`).
 """
 

@@ -8,7 +8,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import is_concrete, real, require_finite, sequence, static_scalar
 from symjax.errors import InputError
-from symjax.similarity.channels import centre, magnitude, pad_channels, safe_sqrt, zero_if_equal
+from symjax.similarity.channels import magnitude, pad_channels, safe_sqrt, subtract_mean, zero_if_equal
 from symjax.similarity.inputs import paired_representations
 from symjax.similarity.linalg import hold_constant, triangular_factor
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -111,7 +111,7 @@ def _moments(x):
     """Return F (n, 1 + r, c) of x (n, c) or (n, h, w, c): the means, then rows with F_i' F_i = covariance."""
     x = x.reshape(len(x), -1, x.shape[-1])
     responses = x.shape[1]
-    deviations, means = centre(x, (1,))
+    deviations, means = subtract_mean(x, (1,))
     deviations = deviations / max(responses - 1, 1) ** 0.5
     if responses > x.shape[-1]:
         deviations = jax.vmap(triangular_factor)(deviations)

@@ -11,7 +11,7 @@ from symjax.similarity.canonical import whiten
 from symjax.similarity.canonical_variates import ReducedData, cca_of_reduced
 from symjax.similarity.cca import mean_correlation
 from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
-from symjax.similarity.channels import centre
+from symjax.similarity.channels import subtract_mean
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import from_row_space, to_row_space, unit_columns
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -24,7 +24,7 @@ def svcca(x, y, variance=0.99, *, samples="positions", layout=None, mask=None, f
     """Compute the mean canonical correlation of the leading principal directions of x and of y.
 
     On each side the fewest principal directions are kept that together explain `variance`, a share of the sum of s_i^2,
-    with s_i the singular values of the centred data. CCA of the projections follows. The mean is over as many
+    with s_i the singular values of the centered data. CCA of the projections follows. The mean is over as many
     correlations as the smaller number of kept directions.
 
     Where so many directions are kept that correlations are 1 for any data, a `FewExamplesWarning` reports this (if not
@@ -62,19 +62,19 @@ def svcca(x, y, variance=0.99, *, samples="positions", layout=None, mask=None, f
 
 @jax.jit
 def _svcca(x, y, variance):
-    return svcca_of_centred(centre(x), centre(y), variance, x.shape[0])
+    return svcca_of_centered(subtract_mean(x), subtract_mean(y), variance, x.shape[0])
 
 
-def svcca_of_centred(x, y, variance, samples):
-    """Return `svcca` with full output for pairs (centred data, mean) whose rows may be rotated."""
+def svcca_of_centered(x, y, variance, samples):
+    """Return `svcca` with full output for pairs (centered data, mean) whose rows may be rotated."""
     # Leading directions are nonzero and independent: only zero columns remain to be dropped.
     rcond = resolve_rcond(None, x[0], y[0])
     result = cca_of_reduced(_leading_data(*x, variance), _leading_data(*y, variance), rcond, samples)
     return mean_correlation(result), result
 
 
-def _leading_data(centred, mean, variance):
-    reduced, q = to_row_space(centred)
+def _leading_data(centered, mean, variance):
+    reduced, q = to_row_space(centered)
     directions = leading_directions(reduced, variance)
     data, norms = unit_columns(matmul(reduced, directions))
     return ReducedData(data, mean, None, from_row_space(directions, q), norms)
@@ -103,7 +103,7 @@ def split(shapes, variance=0.99, *, samples="positions", distance=False):
 
     def prepare(x):
         x = as_matrix(x, "x", samples, layout="nhwc")
-        basis, _, rank, _ = whiten(_leading_data(*centre(x), variance).data, resolve_rcond(None, x))
+        basis, _, rank, _ = whiten(_leading_data(*subtract_mean(x), variance).data, resolve_rcond(None, x))
         return Prepared(basis.T, rank)
 
     def finish(total, a_rank, b_rank):

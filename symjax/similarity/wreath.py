@@ -25,7 +25,7 @@ from symjax.similarity.alignment import (
 from symjax.similarity.angles import angle, cosine
 from symjax.similarity.channels import pad_to_common_width, safe_sqrt, unit_channels, zero_if_equal
 from symjax.similarity.cka_split import split_kernels
-from symjax.similarity.hsic import centre_kernel, check_estimator
+from symjax.similarity.hsic import center_kernel, check_estimator
 from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_product import Prepared
@@ -47,7 +47,7 @@ def wreath_procrustes(x, y, *, samples="positions", layout=None, mask=None, full
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
             default float, half precisions float32).
         samples: "positions" (as published) makes each pixel a sample, after enlarging the smaller map by nearest
-            neighbour; the others as in `as_matrix`.
+            neighbor; the others as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         full_output: whether to return the alignment too.
@@ -82,7 +82,7 @@ def wreath_procrustes_distance(x, y, *, samples="positions", layout=None, mask=N
     """Compute min over permutations P of |X - Y P| / sqrt(C), with X and Y the channels at unit norm.
 
     |.| is the Frobenius norm, and C the larger number of channels that are not dead. The side with fewer channels is
-    padded with zero channels. Channels are not centred. Linear assignment, exact, on the host. A metric, up to the
+    padded with zero channels. Channels are not centered. Linear assignment, exact, on the host. A metric, up to the
     invariances, on representations with equal numbers of nonzero channels.
 
     Args:
@@ -112,7 +112,7 @@ def wreath_procrustes_distance(x, y, *, samples="positions", layout=None, mask=N
 def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
     """Compute G_ReLU-CKA: CKA with the kernel K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
 
-    H is x with each channel centred and at unit norm over examples and pixels. The max kernel is not positive
+    H is x with each channel centered and at unit norm over examples and pixels. The max kernel is not positive
     semidefinite. Takes 2 n^2 h w c operations per side, one matrix product per channel, and memory for a few n x n
     matrices and a copy of x; the median also takes memory for `MAX_NUMBERS` numbers.
 
@@ -144,7 +144,7 @@ def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
 
 
 def wreath_cka_distance(x, y, reduce="max", estimator="song", *, layout=None):
-    """Compute arccos(`wreath_cka`), the angle between the centred kernel matrices, 0-d, in [0, pi]: a metric on these.
+    """Compute arccos(`wreath_cka`), the angle between the centered kernel matrices, 0-d, in [0, pi]: a metric on these.
 
     Args, Raises and invariances: as for `wreath_cka`.
 
@@ -215,7 +215,7 @@ def _check_arguments(x, y, reduce, estimator, layout):
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _wreath_cka(x, y, reduce, estimator, compare):
-    return compare(*(centre_kernel(wreath_kernel(z, reduce), estimator) for z in (x, y)))
+    return compare(*(center_kernel(wreath_kernel(z, reduce), estimator) for z in (x, y)))
 
 
 _GODFREY: dict[str, Any] = {"reference": "Godfrey et al. 2022", "symmetric": True}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.channels import centre, unit_norm
+from symjax.similarity.channels import subtract_mean, unit_norm
 
 MAX_NUMBERS = 2**24  # largest number of entries in memory at once for the median
 
@@ -82,7 +82,7 @@ def _strips_of_channel(channel):
 
 
 def _standardized(channel):
-    return unit_norm(centre(channel, (0, 1))[0])
+    return unit_norm(subtract_mean(channel, (0, 1))[0])
 
 
 def _empty_strips(channels):

@@ -101,7 +101,7 @@ def stitch(
     stitched network.
 
     Features of A of another size (height and width, or tokens) are resized to that of B's features: by mean pooling if
-    each axis is a multiple of that of B, else by nearest neighbour. A stitch inside a residual block (at a starred
+    each axis is a multiple of that of B, else by nearest neighbor. A stitch inside a residual block (at a starred
     point) uses the skip connection of A; two different starred points can be stitched if it has the same shape in both.
 
     While stitches train, B's tail runs in training mode. Dropout and similar operations are off in Flax NNX modules. In
@@ -124,7 +124,7 @@ def stitch(
       metric: a function of outputs and targets of a batch that returns a score per example, (n,), higher is better; by
         default accuracy.
       controls: whether each stitch is also fitted to fronts that are not related to the tail: A untrained (if its
-        network has an `init`), another point of A ("wrong_layer", if there is one), and noise around a centre for each
+        network has an `init`), another point of A ("wrong_layer", if there is one), and noise around a center for each
         class ("noise"). A mapping of names to variables of A's network adds these fronts as controls, such as a network
         trained on other labels. Families of square matrices omit "wrong_layer" if its width differs.
       seed: the seed of random numbers and of the split into training and validation examples.

@@ -21,12 +21,12 @@ PyTree = Any
 
 RELATED, UNTRAINED, WRONG_LAYER, NOISE, OTHER_LABELS = "related", "untrained", "wrong_layer", "noise", "other_labels"
 CONTROLS = (UNTRAINED, WRONG_LAYER, NOISE, OTHER_LABELS)
-"""The controls of the command: a front as it is initialized; another point of A; noise around a centre for each class;
+"""The controls of the command: a front as it is initialized; another point of A; noise around a center for each class;
 a front trained on permuted labels."""
 TASK, MATCH, PENULTIMATE = OBJECTIVES = ("task", "match", "penultimate")
 """What stitches minimize: the loss of the task, or the mean squared error of features at the point or the last one."""
 DEFAULTS = {"control": RELATED, "objective": TASK}
-SPREAD = 0.5  # the standard deviation of noise around a centre; that of the centres is 1
+SPREAD = 0.5  # the standard deviation of noise around a center; that of the centers is 1
 
 
 class Point(NamedTuple):
@@ -69,7 +69,7 @@ def control_members(network: Network, controls: bool | Mapping[str, Any], seed: 
 def cluster_noise(key: jax.Array, x: PyTree, classes: jax.Array, like: tuple) -> tuple:
     """Return noise of the shapes and dtypes of features, in clusters by class: max(c + SPREAD n, 0).
 
-    All entries of the centres c, one for each class, and of n are independent and normal. n depends on the bits of the
+    All entries of the centers c, one for each class, and of n are independent and normal. n depends on the bits of the
     input alone, so an example has the same noise in every pass. Values that are not floats are returned unchanged.
 
     Args:
@@ -86,11 +86,11 @@ def cluster_noise(key: jax.Array, x: PyTree, classes: jax.Array, like: tuple) ->
             return value
 
         def example(cls, seed):
-            centre, deviation = (
+            center, deviation = (
                 jax.random.normal(jax.random.fold_in(jax.random.fold_in(k, i), number), value.shape[1:], jnp.float32)
                 for k, number in zip(keys, (cls, seed), strict=True)
             )
-            return jax.nn.relu(centre + SPREAD * deviation).astype(value.dtype)
+            return jax.nn.relu(center + SPREAD * deviation).astype(value.dtype)
 
         return jax.vmap(example)(classes.astype(jnp.uint32), seeds)
 

@@ -24,7 +24,7 @@ class Junction(NamedTuple):
       front, tail: the points.
       is_same_point: whether both are one point of one network.
       resize: how the axes of A's features between examples and channels are resized to those of B's: "none", "mean"
-        (mean pooling, if each axis of A is a multiple of that of B) or "nearest" (nearest neighbour).
+        (mean pooling, if each axis of A is a multiple of that of B) or "nearest" (nearest neighbor).
       dtype: of B's features; None if `is_same_point`.
       control, objective: as in `symjax.stitching.controls.Point`.
       replaced: the index of the point that the control "wrong_layer" replaces by `a`; None for other controls.

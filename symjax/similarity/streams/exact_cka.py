@@ -17,7 +17,7 @@ from symjax.similarity.hsic import min_examples_of, zero_rounding_products
 from symjax.similarity.inputs import as_pair
 from symjax.similarity.off_diagonal import (
     OffDiagonalSums,
-    centred_products,
+    centered_products,
     merge_sums,
     scale_sums,
     sums_of,
@@ -122,6 +122,6 @@ def values_of(state, estimator):
     """Return the CKA of all pairs of sides, (sides, sides)."""
     widths, n = tuple(map(len, state.shifts)), as_float(state.count, state.scales.dtype)
     sums = state.sums if estimator == "song" else translate_sums(state.sums, n, -state.sums.total / n, widths)
-    products = zero_rounding_products(centred_products(sums, n, estimator, widths), sums)
+    products = zero_rounding_products(centered_products(sums, n, estimator, widths), sums)
     powers = jnp.diagonal(products)
     return jnp.where(n < min_examples_of(estimator), jnp.nan, ratio(products, powers[:, None], powers[None]))

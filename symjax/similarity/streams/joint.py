@@ -11,7 +11,7 @@ from symjax.similarity.hsic import min_examples_of
 from symjax.similarity.inputs import enlarge, matrix_of
 from symjax.similarity.pairwise import pairwise
 from symjax.similarity.streams.exact_cka import MAX_FEATURES, add_sums, no_sums, values_of
-from symjax.similarity.streams.moments import add_batch, centred, centred_neurons, zero_moments
+from symjax.similarity.streams.moments import add_batch, centered, centered_neurons, zero_moments
 from symjax.similarity.streams.stream import require_samples
 
 
@@ -81,7 +81,7 @@ class JointMoments(JointState):
         the rows of H (0, R) have mean 0 and the same sum. There are fewer samples than `count`, but so many that no
         measure finds them too few, unless `count` is too small itself.
         """
-        (factor, mean), _, _ = centred_neurons(self._state) if deviations else centred(self._state)
+        (factor, mean), _, _ = centered_neurons(self._state) if deviations else centered(self._state)
         dtype, factor, mean = np.dtype(factor.dtype), np.asarray(factor, np.float64), np.asarray(mean, np.float64)
         rows = min(count, max(len(factor) + 1, 2 * max(self._widths) + 2))
         if rows <= len(factor):  # its rank is lower

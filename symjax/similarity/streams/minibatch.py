@@ -21,7 +21,7 @@ from symjax.errors import InputError
 from symjax.similarity.angles import ratio
 from symjax.similarity.channels import subtract_ninther, unit_norm
 from symjax.similarity.cka import cheaper_form
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, normalizer
+from symjax.similarity.hsic import center_kernel, check_estimator, hsic_of_features, normalizer
 from symjax.similarity.inputs import as_map_pair, as_pair, check_layout, check_samples
 from symjax.similarity.kernels import check_kernel, kernel_of
 from symjax.similarity.streams.exact_cka import exact_cka_stream
@@ -119,7 +119,7 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, samples="fla
 def wreath_cka_stream(reduce="max", estimator="song", *, layout=None):
     """Compute the minibatch form of `wreath_cka`: minibatch CKA with `wreath_kernel`.
 
-    Channels are centred and scaled within each batch, to a mean square of 1 per example, so that batches of different
+    Channels are centered and scaled within each batch, to a mean square of 1 per example, so that batches of different
     sizes estimate the same value. For one batch it equals `wreath_cka`. For several batches in random order, the
     difference from the value on the whole data is noise: of order 1 / n for batch size n, from means and norms of
     channels, and that of HSIC. Examples of different batches are not compared, so shuffle data that is sorted, for
@@ -190,7 +190,7 @@ def _linear_or_rbf(x, y, estimator, kernel, bandwidth):
     if kernel == "linear" and cheaper_form(x, y, kernel) == "features":
         terms = hsic_of_features(x, y, estimator)
     else:
-        terms = _terms(*(centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
+        terms = _terms(*(center_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
     scales = jnp.stack([x_scale, y_scale])
     scales = scales if kernel == "linear" else jnp.ones_like(scales)  # the rbf kernel does not depend on the size
     return Means(count_of(len(x)), scales, jnp.stack(terms) / normalizer(len(x), estimator))
@@ -199,7 +199,7 @@ def _linear_or_rbf(x, y, estimator, kernel, bandwidth):
 @partial(jax.jit, static_argnames=("reduce", "estimator"))
 def _wreath(x, y, reduce, estimator):
     """Return the `Means` of one batch."""
-    terms = _terms(*(centre_kernel(len(x) * wreath_kernel(z, reduce), estimator) for z in (x, y)))
+    terms = _terms(*(center_kernel(len(x) * wreath_kernel(z, reduce), estimator) for z in (x, y)))
     return Means(count_of(len(x)), jnp.ones(2, x.dtype), jnp.stack(terms) / normalizer(len(x), estimator))
 
 

@@ -7,23 +7,23 @@ import jax.numpy as jnp
 
 from symjax.checks import flag, is_concrete
 from symjax.similarity.alignment import paired_samples
-from symjax.similarity.canonical_variates import cca_of_centred
+from symjax.similarity.canonical_variates import cca_of_centered
 from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
 from symjax.similarity.inputs import as_pair, check_layout, check_samples
 from symjax.similarity.pca import check_variance
-from symjax.similarity.pls import pls_of_centred
+from symjax.similarity.pls import pls_of_centered
 from symjax.similarity.procrustes import best_permutation, best_rotation, with_similarity
 from symjax.similarity.pwcca import weighted_mean
 from symjax.similarity.streams.moments import (
     add_batch,
-    centred,
-    centred_neurons,
+    centered,
+    centered_neurons,
     merge_moments,
-    uncentred,
+    uncentered,
     zero_moments,
 )
 from symjax.similarity.streams.stream import Stream, require_same_shapes, require_samples, samples_of
-from symjax.similarity.svcca import svcca_of_centred
+from symjax.similarity.svcca import svcca_of_centered
 from symjax.similarity.wreath import best_positive_matching
 
 
@@ -240,8 +240,8 @@ def _stream(pair_of, samples, layout, finalize):
 
 @partial(jax.jit, static_argnums=1)
 def _cca(state, rcond):
-    x, y, samples = centred_neurons(state)
-    return cca_of_centred(x, y, rcond, samples)
+    x, y, samples = centered_neurons(state)
+    return cca_of_centered(x, y, rcond, samples)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -251,34 +251,34 @@ def _pwcca(state, rcond):
 
 @jax.jit
 def _svcca(state, variance):
-    x, y, samples = centred_neurons(state)
-    return svcca_of_centred(x, y, variance, samples)
+    x, y, samples = centered_neurons(state)
+    return svcca_of_centered(x, y, variance, samples)
 
 
 @jax.jit
 def _pls(state):
-    x, y, samples = centred_neurons(state)
-    return pls_of_centred(x, y, samples)
+    x, y, samples = centered_neurons(state)
+    return pls_of_centered(x, y, samples)
 
 
 @partial(jax.jit, static_argnums=1)
 def _rotate(state, center):
-    return best_rotation(*_centre_if(state, center))
+    return best_rotation(*_center_if(state, center))
 
 
 @partial(jax.jit, static_argnums=1)
 def _permute(state, center):
-    return best_permutation(*_centre_if(state, center))
+    return best_permutation(*_center_if(state, center))
 
 
-def _centre_if(state, center):
+def _center_if(state, center):
     """Return x, y and the means that were subtracted, as in `procrustes`."""
     if center:
-        (x, x_mean), (y, y_mean), _ = centred(state)
+        (x, x_mean), (y, y_mean), _ = centered(state)
         return x, y, (x_mean, y_mean)
-    return *uncentred(state), (jnp.zeros_like(state.x.shift), jnp.zeros_like(state.y.shift))
+    return *uncentered(state), (jnp.zeros_like(state.x.shift), jnp.zeros_like(state.y.shift))
 
 
 @jax.jit
 def _match(state):
-    return best_positive_matching(*uncentred(state))
+    return best_positive_matching(*uncentered(state))

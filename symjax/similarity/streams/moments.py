@@ -1,6 +1,6 @@
 """Running first and second moments of x and y, as means and triangular factors.
 
-With Z the centred samples of (x, y) so far, the state holds rows whose Gram matrix is Z'Z. Two sets with n_a and n_b
+With Z the centered samples of (x, y) so far, the state holds rows whose Gram matrix is Z'Z. Two sets with n_a and n_b
 samples and means m_a and m_b give
 
     Z'Z = Z_a'Z_a + Z_b'Z_b + n_a n_b / (n_a + n_b) (m_b - m_a)(m_b - m_a)'        (Chan, Golub, LeVeque 1983).
@@ -70,7 +70,7 @@ def add_batch(moments, x, y, mask):
     else:
         rows, samples = jnp.argsort(~mask), mask.sum(dtype=jnp.int32)  # unmasked rows first
     batch_count = count_of(samples)
-    (x_rows, x_mean), (y_rows, y_mean) = (_centred(z, mask, rows, samples) for z in (x, y))
+    (x_rows, x_mean), (y_rows, y_mean) = (_centered(z, mask, rows, samples) for z in (x, y))
     count, x_mean, y_mean, between = _means(moments, (batch_count, x_mean, y_mean))
     rows = factor_of_parts(jnp.concatenate([x_rows, y_rows], 1))
     first_factor = triangular_factor(jnp.concatenate([moments.factors[0], rows, between[None]]))
@@ -78,7 +78,7 @@ def add_batch(moments, x, y, mask):
     return _cascade(Moments(count, x_mean, y_mean, factors, moments.num_updates.at[0].add(1)))
 
 
-def _centred(x, mask, rows, samples):
+def _centered(x, mask, rows, samples):
     samples = jnp.maximum(jnp.asarray(samples, x.dtype), 1)
     shift = ninther(x[rows], samples)
     deviations = _zero_padding(x - shift[None], mask)
@@ -132,8 +132,8 @@ def _cascade(moments):
     return moments._replace(factors=factors, num_updates=num_updates)
 
 
-def centred(moments):
-    """Return ((X, mean), (Y, mean), samples), where X, Y equal the centred data up to a rotation of rows.
+def centered(moments):
+    """Return ((X, mean), (Y, mean), samples), where X, Y equal the centered data up to a rotation of rows.
 
     NaN for fewer than 2 samples.
     """
@@ -144,14 +144,14 @@ def centred(moments):
     return *((x, mean.shift + mean.offset) for x, mean in zip(factors, moments[1:3], strict=True)), samples
 
 
-def centred_neurons(moments):
-    """Return `centred`, with neurons at rounding level set to 0, as in `channels.centre`."""
-    *sides, samples = centred(moments)
+def centered_neurons(moments):
+    """Return `centered`, with neurons at rounding level set to 0, as in `channels.center`."""
+    *sides, samples = centered(moments)
     sides = ((zero_rounding(x, (jnp.sqrt(samples) * jnp.abs(mean))[None]), mean) for x, mean in sides)
     return *sides, samples
 
 
-def uncentred(moments):
-    """Return (X, Y), equal to the uncentred data up to a rotation of rows. One row is the mean times the root of n."""
-    *sides, samples = centred(moments)
+def uncentered(moments):
+    """Return (X, Y), equal to the uncentered data up to a rotation of rows. One row is the mean times the root of n."""
+    *sides, samples = centered(moments)
     return tuple(jnp.concatenate([x, (jnp.sqrt(samples) * mean)[None]]) for x, mean in sides)

@@ -29,7 +29,7 @@ class Family:
       name: the name in results and on the command line; by default that of the class.
       description: one line for help texts.
       title: the name in figures.
-      colour: the colour in figures, or {hyperparameter: colour}; None for one of a neutral palette.
+      color: the color in figures, or {hyperparameter: color}; None for one of a neutral palette.
       grid: the hyperparameters to choose from by validation; empty if they must be given.
 
     Class attributes:
@@ -46,7 +46,7 @@ class Family:
     name: ClassVar[str] = ""
     description: ClassVar[str] = ""
     title: ClassVar[str] = ""
-    colour: ClassVar[str | Mapping[float, str] | None] = None
+    color: ClassVar[str | Mapping[float, str] | None] = None
     grid: ClassVar[tuple[float, ...]] = ()
 
     def __init_subclass__(cls, **options):

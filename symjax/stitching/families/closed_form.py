@@ -14,7 +14,7 @@ class ClosedForm(Family):
     trains: ClassVar[bool] = False
 
 
-@register_family("identity", "the untrained baseline", title="identity (no stitch)", colour="#4d4d4d")
+@register_family("identity", "the untrained baseline", title="identity (no stitch)", color="#4d4d4d")
 @dataclass(frozen=True)
 class Identity(ClosedForm):
     """The identity matrix."""
@@ -27,7 +27,7 @@ class Identity(ClosedForm):
     "matched",
     "closed form: G_ReLU-Procrustes between features",
     title="$G_{\\mathrm{ReLU}}$ matched (closed form)",
-    colour="#f6c667",
+    color="#f6c667",
 )
 @dataclass(frozen=True)
 class Matched(ClosedForm):
@@ -41,7 +41,7 @@ class Matched(ClosedForm):
     "least_squares",
     "closed form: linear regression",
     title="least squares (closed form)",
-    colour="#b8b8b8",
+    color="#b8b8b8",
 )
 @dataclass(frozen=True)
 class LeastSquares(ClosedForm):

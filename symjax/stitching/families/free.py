@@ -10,7 +10,7 @@ from symjax.stitching.families.base import Family
 from symjax.stitching.families.registry import register_family
 
 
-@register_family("full", "any matrix", colour="#08306b")
+@register_family("full", "any matrix", color="#08306b")
 @dataclass(frozen=True)
 class Full(Family):
     """Any matrix."""
@@ -19,7 +19,7 @@ class Full(Family):
 @register_family(
     "rank",
     "U V of the given rank",
-    colour={8: "#2171b5", 4: "#4292c6", 2: "#6baed6", 1: "#9ecae1"},
+    color={8: "#2171b5", 4: "#4292c6", 2: "#6baed6", 1: "#9ecae1"},
     grid=(1, 2, 4),
 )
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LowRank(Family):
         return params["left"], params["right"]
 
 
-@register_family("lasso", "any matrix, L1 penalty of the given weight", colour="#2b8c8c", grid=(1e-4, 1e-3, 1e-2, 1e-1))
+@register_family("lasso", "any matrix, L1 penalty of the given weight", color="#2b8c8c", grid=(1e-4, 1e-3, 1e-2, 1e-1))
 @dataclass(frozen=True)
 class Lasso(Family):
     """Any matrix, with the penalty weight * sum |W_ij|; rounding sets entries under 1e-4 to zero."""
@@ -70,7 +70,7 @@ class Lasso(Family):
     "lasso_proximal",
     "any matrix, soft thresholding after each step",
     title="lasso (proximal)",
-    colour="#2b8c8c",
+    color="#2b8c8c",
     grid=(0.1, 0.3, 0.5, 0.7, 0.9),
 )
 @dataclass(frozen=True)

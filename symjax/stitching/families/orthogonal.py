@@ -50,7 +50,7 @@ def newton_schulz(matrix):
     return newton_step(matrix, gram)
 
 
-@register_family("orthogonal", "orthogonal matrices", colour="#6a51a3")
+@register_family("orthogonal", "orthogonal matrices", color="#6a51a3")
 @dataclass(frozen=True)
 class Orthogonal(Family):
     """W'W = 1: projected to the nearest orthogonal matrix after every step; rounding takes the exact polar factor."""

@@ -20,7 +20,7 @@ def register_family(
     description: str = "",
     *,
     title: str = "",
-    colour: str | Mapping[float, str] | None = None,
+    color: str | Mapping[float, str] | None = None,
     grid: Sequence[float] = (),
 ) -> Callable[[type[Family]], type[Family]]:
     """Return a decorator that registers a subclass of `Family`.
@@ -29,7 +29,7 @@ def register_family(
       name: its name in results and on the command line: letters, digits and underscores.
       description: one line for help texts.
       title: its name in figures; by default `name`.
-      colour: its colour in figures, or {hyperparameter: colour}; by default one of a neutral palette.
+      color: its color in figures, or {hyperparameter: color}; by default one of a neutral palette.
       grid: hyperparameters to choose from by validation.
 
     Raises:
@@ -38,7 +38,7 @@ def register_family(
     Example:
         >>> from dataclasses import dataclass
         >>> from symjax.stitching import FAMILIES, Family, parse_families, register_family
-        >>> @register_family("scaled", "any matrix, penalty on its norm", colour="#006d2c", grid=(0.1, 1))
+        >>> @register_family("scaled", "any matrix, penalty on its norm", color="#006d2c", grid=(0.1, 1))
         ... @dataclass(frozen=True)
         ... class Scaled(Family):
         ...     weight: float = 0.1
@@ -53,8 +53,8 @@ def register_family(
         raise InputError(f"name: got {checks.short(name)}, expected letters, digits and underscores")
     checks.text("description", description, empty=True)
     checks.text("title", title, empty=True)
-    if not (colour is None or isinstance(colour, (str, Mapping))):
-        raise InputError(f"colour: got {checks.short(colour)}, expected a colour of matplotlib or a mapping to colours")
+    if not (color is None or isinstance(color, (str, Mapping))):
+        raise InputError(f"color: got {checks.short(color)}, expected a color of matplotlib or a mapping to colors")
     grid = checks.sequence("grid", grid, "numbers")
 
     def add(family: type[Family]) -> type[Family]:
@@ -64,7 +64,7 @@ def register_family(
         if (known.__module__, known.__qualname__) != (family.__module__, family.__qualname__):
             raise InputError(f"name: a family {name} is already registered")
         family.name, family.description, family.title = name, description, title or name
-        family.colour, family.grid = colour, grid
+        family.color, family.grid = color, grid
         FAMILIES[name] = family
         return family
 

@@ -31,7 +31,7 @@ def split_scaling(start):
     "birkhoff",
     "G_ReLU over the Birkhoff polytope, our recipe",
     title="$G_{\\mathrm{ReLU}}$ (Birkhoff)",
-    colour="#d7301f",
+    color="#d7301f",
     grid=ALPHAS,
 )
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Birkhoff(Family):
     "birkhoff_published",
     "G_ReLU over the Birkhoff polytope, the published recipe",
     title="$G_{\\mathrm{ReLU}}$ (published recipe)",
-    colour="#fc8d59",
+    color="#fc8d59",
     grid=ALPHAS,
 )
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class PublishedBirkhoff(Birkhoff):
     "softsort",
     "G_ReLU by SoftSort",
     title="$G_{\\mathrm{ReLU}}$ (SoftSort)",
-    colour="#fdae8b",
+    color="#fdae8b",
     grid=(1e-2, 1e-1, 1, 10),
 )
 @dataclass(frozen=True)

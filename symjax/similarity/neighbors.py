@@ -1,21 +1,21 @@
-"""Agreement of the nearest neighbours of examples in two networks."""
+"""Agreement of the nearest neighbors of examples in two networks."""
 
 from functools import lru_cache, partial
 
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.similarity.channels import centred, safe_sqrt, subtract_ninther, unit_norm
+from symjax.similarity.channels import centered, safe_sqrt, subtract_ninther, unit_norm
 from symjax.similarity.distances import lost_with_metric, unit_rows, warning_of_metric
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import gram, reciprocal
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.neighbour_graph import (
+from symjax.similarity.neighbor_graph import (
     LEAST_EXAMPLES,
     checked,
     flat,
     membership,
-    neighbour_distances,
+    neighbor_distances,
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
@@ -23,15 +23,15 @@ from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, eva
 
 
 def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute the mean share of common neighbours, (1 / n) sum_i |N_x(i) & N_y(i)| / k.
+    """Compute the mean share of common neighbors, (1 / n) sum_i |N_x(i) & N_y(i)| / k.
 
-    N_x(i) are the k nearest neighbours of example i in x, without i itself.
+    N_x(i) are the k nearest neighbors of example i in x, without i itself.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
             default float, half precisions float32).
-        k: number of neighbours, less than n.
-        metric: distance by which neighbours are nearest: "euclidean"; "cosine", 1 minus the cosine of the angle between
+        k: number of neighbors, less than n.
+        metric: distance by which neighbors are nearest: "euclidean"; "cosine", 1 minus the cosine of the angle between
             two examples; "correlation", the same after subtracting from each example the mean of its features.
         samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
             `as_matrix`.
@@ -40,7 +40,7 @@ def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None
 
     Returns:
         0-d array in [0, 1], near k / (n - 1) for independent data without ties. Examples that tie for the last places
-        share them equally, and common neighbours are then counted by the smaller share. NaN where all examples of x or
+        share them equally, and common neighbors are then counted by the smaller share. NaN where all examples of x or
         of y have the same distance from each other. Symmetric. Invariant to translation (not with "cosine"), isotropic
         scaling and orthogonal transformations (with "correlation" to permutations only, and not to translation). Its
         derivatives are zero.
@@ -63,12 +63,12 @@ def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None
 
 
 def knn_jaccard(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute the mean Jaccard similarity of neighbourhoods, (1 / n) sum_i |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|.
+    """Compute the mean Jaccard similarity of neighborhoods, (1 / n) sum_i |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|.
 
     Args and Raises: as for `mutual_knn`.
 
     Returns:
-        0-d array in [0, 1], with m / (2 k - m) in place of m / k for each example with m common neighbours; otherwise
+        0-d array in [0, 1], with m / (2 k - m) in place of m / k for each example with m common neighbors; otherwise
         as `mutual_knn`.
 
     Reference: Wang et al. 2022; Klabunde et al. 2025 (with metric="cosine").
@@ -93,7 +93,7 @@ def split(shapes, *, k=10, metric="euclidean", samples="flatten", jaccard=False)
 
     def prepare(x):
         x = lax.stop_gradient(x)
-        return Prepared(flat(membership(neighbour_distances(x, metric, samples), k, metric)), ())
+        return Prepared(flat(membership(neighbor_distances(x, metric, samples), k, metric)), ())
 
     def finish(common, *_):
         return jnp.clip((common / (2 * k - common if jaccard else k)).mean(), 0, 1)
@@ -104,24 +104,24 @@ def split(shapes, *, k=10, metric="euclidean", samples="flatten", jaccard=False)
 
 
 def cknna(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute the centred kernel nearest-neighbour alignment, sum_ij m_ij K_ij L_ij / sqrt(sum K_ij^2 sum L_ij^2).
+    """Compute the centered kernel nearest-neighbor alignment, sum_ij m_ij K_ij L_ij / sqrt(sum K_ij^2 sum L_ij^2).
 
-    K and L are linear kernels of centred features. The sums are over common neighbours, m_ij = 1 where j is one of the
-    k nearest neighbours of i in both x and y; those of squares over the neighbours in x and in y.
+    K and L are linear kernels of centered features. The sums are over common neighbors, m_ij = 1 where j is one of the
+    k nearest neighbors of i in both x and y; those of squares over the neighbors in x and in y.
 
     Args:
         x, y, k, samples, layout, mask: as in `mutual_knn`.
-        metric: distance by which neighbours are nearest, as in `mutual_knn`.
+        metric: distance by which neighbors are nearest, as in `mutual_knn`.
 
     Returns:
         0-d array in [-1, 1]. For k = n - 1 it is `cka` with estimator "lange". NaN as for `mutual_knn`. Symmetric.
         Invariant to translation, isotropic scaling and orthogonal transformations with "euclidean"; with "cosine", not
-        to translation. Derivatives hold the neighbours fixed.
+        to translation. Derivatives hold the neighbors fixed.
 
     Raises:
         InputError: as `mutual_knn`.
 
-    Reference: Huh et al. 2024. They subtract <x_i, mean> from K_ij, which is zero here, since features are centred.
+    Reference: Huh et al. 2024. They subtract <x_i, mean> from K_ij, which is zero here, since features are centered.
 
     Example:
         >>> import numpy as np
@@ -139,14 +139,14 @@ def split_cknna(shapes, *, k=10, metric="euclidean", samples="flatten"):
     """Return `cknna` as a `SplitMeasure`."""
 
     def vector(x):
-        kernel = gram(centred(unit_norm(subtract_ninther(as_matrix(x, "x", samples, layout="nhwc")))[0]))
-        return membership(neighbour_distances(lax.stop_gradient(x), metric, samples), k, metric) * kernel
+        kernel = gram(centered(unit_norm(subtract_ninther(as_matrix(x, "x", samples, layout="nhwc")))[0]))
+        return membership(neighbor_distances(lax.stop_gradient(x), metric, samples), k, metric) * kernel
 
     return cosine_of_vectors(vector, permute_matrices, warning_of_metric(metric, samples))
 
 
 def second_order_cosine(x, y, k=10, *, samples="flatten", layout=None, mask=None):
-    """Compute the mean cosine of the examples' similarities to their neighbours in either network.
+    """Compute the mean cosine of the examples' similarities to their neighbors in either network.
 
     For example i, with s_ij = cos(x_i, x_j) and t_ij = cos(y_i, y_j), it is the cosine of the vectors of all s_ij and
     of all t_ij for j in N_x(i) | N_y(i), the k examples of largest s_ij and those of largest t_ij.
@@ -158,7 +158,7 @@ def second_order_cosine(x, y, k=10, *, samples="flatten", layout=None, mask=None
         0-d array in [-1, 1]. It is near 1 where all similarities are, as in nonnegative features with a large mean.
         Examples that are zero in x or in y are left out. NaN where all are, or where all examples of x or of y have the
         same angle. Symmetric. Invariant to isotropic scaling and orthogonal transformations. Derivatives hold the
-        neighbours fixed.
+        neighbors fixed.
 
     Raises:
         InputError: as `mutual_knn`.
@@ -191,7 +191,7 @@ def split_second_order(shapes, *, k=10, samples="flatten"):
 
     def prepare(x):
         x = as_matrix(x, "x", samples, layout="nhwc")
-        member = membership(neighbour_distances(lax.stop_gradient(x), "cosine", samples), k, "cosine")
+        member = membership(neighbor_distances(lax.stop_gradient(x), "cosine", samples), k, "cosine")
         return Prepared(flat(gram(unit_rows(x)), member), jnp.isnan(member[0, 0]))
 
     def finish(sums, a_undefined, b_undefined):
@@ -257,7 +257,7 @@ MEASURES = (
         differentiable=False,
         cost=_COST,
         bias="about k / (2 n) for independent data",
-        use="as mutual_knn; examples with few common neighbours count less",
+        use="as mutual_knn; examples with few common neighbors count less",
         zero_channels=True,
         lost_with=lost_with_metric,
         min_examples=LEAST_EXAMPLES,
@@ -273,7 +273,7 @@ MEASURES = (
         split=split_cknna,
         title="CKNNA",
         cost=_COST,
-        bias="positive, since kernel entries of neighbours are",
+        bias="positive, since kernel entries of neighbors are",
         use="between mutual_knn and CKA: the smaller k, the more local; the sizes of kernel entries count",
         zero_channels=True,
         lost_with=lost_with_metric,

@@ -1,4 +1,4 @@
-"""The programme for accelerators: every step at toy size, and what steps that fail or hang cost the others."""
+"""The benchmarks for accelerators: every step at toy size, and what steps that fail or hang cost the others."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Measures of neighbours against scikit-learn and loops of NumPy in float64, with ties, offsets and outliers."""
+"""Measures of neighbors against scikit-learn and loops of NumPy in float64, with ties, offsets and outliers."""
 
 import jax
 import numpy as np
@@ -23,14 +23,14 @@ def pair():
     return [np.float32(signal @ rng.normal(size=(4, d)) + rng.normal(size=(N, d))) for d in (12, 9)]
 
 
-def neighbours(x, k=K, metric="euclidean"):
+def neighbors(x, k=K, metric="euclidean"):
     return NearestNeighbors(n_neighbors=k, metric=metric).fit(np.float64(x)).kneighbors(return_distance=False)
 
 
 def per_example(value):
-    """The mean over examples of value(neighbours in x, neighbours in y), lists in order of distance."""
+    """The mean over examples of value(neighbors in x, neighbors in y), lists in order of distance."""
     return lambda x, y, metric: np.mean(
-        [value(list(a), list(b)) for a, b in zip(neighbours(x, K, metric), neighbours(y, K, metric), strict=True)]
+        [value(list(a), list(b)) for a, b in zip(neighbors(x, K, metric), neighbors(y, K, metric), strict=True)]
     )
 
 
@@ -43,7 +43,7 @@ def order(a, b):
 
 
 def cycle(x, y, metric):
-    nx, ny = neighbours(x, K, metric), neighbours(y, K, metric)
+    nx, ny = neighbors(x, K, metric), neighbors(y, K, metric)
     return np.mean([any(i in nx[j] for j in ny[i]) for i in range(N)])
 
 
@@ -51,13 +51,13 @@ def imbalance(x, y, metric):
     distances = pairwise_distances(np.float64(y), metric=metric)
     np.fill_diagonal(distances, -1)
     ranks = rankdata(distances, axis=1) - 1
-    return 2 / N * np.mean([ranks[i, j] for i, row in enumerate(neighbours(x, K, metric)) for j in row])
+    return 2 / N * np.mean([ranks[i, j] for i, row in enumerate(neighbors(x, K, metric)) for j in row])
 
 
 def alignment(x, y, metric):
     def masked(x):
         mask = np.zeros((N, N))
-        np.put_along_axis(mask, neighbours(x, K, metric), 1, 1)
+        np.put_along_axis(mask, neighbors(x, K, metric), 1, 1)
         x = np.float64(x) - np.float64(x).mean(0)
         return mask * (x @ x.T)
 
@@ -103,7 +103,7 @@ def test_value_is_that_of_scikit_learn(name, metric, pair):
 
 def test_second_order_cosine_is_that_of_a_loop(pair):
     (s, t), (a, b) = zip(
-        *((1 - pairwise_distances(np.float64(z), metric="cosine"), neighbours(z, K, "cosine")) for z in pair),
+        *((1 - pairwise_distances(np.float64(z), metric="cosine"), neighbors(z, K, "cosine")) for z in pair),
         strict=True,
     )
     unions = [sorted({*left, *right}) for left, right in zip(a, b, strict=True)]
@@ -111,7 +111,7 @@ def test_second_order_cosine_is_that_of_a_loop(pair):
     assert symjax.second_order_cosine(*pair, K) == pytest.approx(np.mean(cosines), abs=EPS)
 
 
-def test_all_neighbours_give_the_values_of_all_pairs(pair):
+def test_all_neighbors_give_the_values_of_all_pairs(pair):
     assert symjax.cknna(*pair, N - 1) == pytest.approx(float(symjax.cka(*pair, "lange")), abs=EPS)
     assert symjax.mutual_knn(*pair, N - 1) == 1
     assert symjax.information_imbalance(*pair, N - 1) == pytest.approx(1, abs=EPS)  # n / 2 times 2 / n
@@ -127,7 +127,7 @@ def test_chance():
 
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.few(1)
-def test_offsets_and_outliers_leave_the_neighbours(name, pair):
+def test_offsets_and_outliers_leave_the_neighbors(name, pair):
     """Distances of close examples far from the origin or beside a huge one, where inner products have no digits."""
     x, y = pair
     rng = np.random.default_rng(1)
@@ -160,7 +160,7 @@ def test_wrong_k():
         symjax.knn_jaccard(x, x, 3, metric="l1")
 
 
-def test_points_at_one_distance_have_no_neighbours():
+def test_points_at_one_distance_have_no_neighbors():
     x = np.random.default_rng(0).normal(size=(12, 12))
     for name in COUNTS:
         assert np.isnan(MEASURES[name].fn(np.eye(12), x)), name

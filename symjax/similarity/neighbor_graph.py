@@ -1,4 +1,4 @@
-"""Graphs of the k nearest neighbours, as matrices (n, n) that are computed once for each representation."""
+"""Graphs of the k nearest neighbors, as matrices (n, n) that are computed once for each representation."""
 
 import math
 
@@ -25,7 +25,7 @@ def checked(x, y, k, metric, samples, layout, mask):
     return x, y, k
 
 
-def neighbour_distances(x, metric, samples):
+def neighbor_distances(x, metric, samples):
     """Return a matrix (n, n) that increases with `distances`, all NaN if all distances are equal.
 
     For angles it is the distance of the unit vectors, whose rounding is the same for all pairs.
@@ -35,7 +35,7 @@ def neighbour_distances(x, metric, samples):
 
 
 def membership(matrix, k, metric):
-    """Return (n, n): 1 in row i for the k nearest neighbours of example i, from distances.
+    """Return (n, n): 1 in row i for the k nearest neighbors of example i, from distances.
 
     Examples that tie for the last places share them equally, so that the order of examples does not matter. Angles tie
     up to rounding: sparse features make few different ones.
@@ -49,8 +49,8 @@ def membership(matrix, k, metric):
     return jnp.where(jnp.isnan(matrix), matrix, nearer + shares * tied)
 
 
-def neighbour_lists(matrix, k):
-    """Return (n, k): the indices of the nearest neighbours in their order, those at equal distances by index."""
+def neighbor_lists(matrix, k):
+    """Return (n, k): the indices of the nearest neighbors in their order, those at equal distances by index."""
     indices = lax.top_k(-_others(lax.stop_gradient(matrix)), k)[1].astype(matrix.dtype)
     return jnp.where(jnp.isnan(matrix[:, :1]), jnp.nan, indices)
 

@@ -1,7 +1,7 @@
 """Estimate the cost of the published experiments: operations, device memory, and time on 1, 8 and 64 accelerators.
 
-    python -m benchmarks.programme
-    python -m benchmarks.programme --teraflops 40 --models mcnn
+    python -m benchmarks.published_cost
+    python -m benchmarks.published_cost --teraflops 40 --models mcnn
 
 The experiments are zoos of 100 members trained for 50 epochs, and stitches of 32 pairs at all layers for 20 epochs:
 full, rank 1, 2 and 4, lasso with 4 weights, G_ReLU with 5 alphas, and softsort (Godfrey et al. 2022). Operations are

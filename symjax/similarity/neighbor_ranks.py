@@ -1,4 +1,4 @@
-"""Measures of the ranks of nearest neighbours, and of neighbours across both networks."""
+"""Measures of the ranks of nearest neighbors, and of neighbors across both networks."""
 
 from functools import lru_cache
 
@@ -8,14 +8,14 @@ from jax import lax
 
 from symjax.similarity.distances import lost_with_metric, warning_of_metric
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.neighbour_graph import (
+from symjax.similarity.neighbor_graph import (
     LEAST_EXAMPLES,
     all_ranks,
     checked,
     flat,
     membership,
-    neighbour_distances,
-    neighbour_lists,
+    neighbor_distances,
+    neighbor_lists,
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
@@ -23,11 +23,11 @@ from symjax.similarity.split_measure import SplitMeasure, evaluate, permute_matr
 
 
 def rank_similarity(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute the mean agreement of the order of common nearest neighbours.
+    """Compute the mean agreement of the order of common nearest neighbors.
 
-    For example i, with J its common neighbours, N_x(i) & N_y(i), and r_j and s_j their ranks (1 to k) in x and in y, it
-    is sum over J of 2 / ((1 + |r_j - s_j|) (r_j + s_j)), divided by its largest value for as many common neighbours,
-    sum_(m = 1 to |J|) 1 / m, and 0 without common neighbours. The nearest neighbours have the largest weights.
+    For example i, with J its common neighbors, N_x(i) & N_y(i), and r_j and s_j their ranks (1 to k) in x and in y, it
+    is sum over J of 2 / ((1 + |r_j - s_j|) (r_j + s_j)), divided by its largest value for as many common neighbors,
+    sum_(m = 1 to |J|) 1 / m, and 0 without common neighbors. The nearest neighbors have the largest weights.
 
     Args and Raises: as for `mutual_knn`.
 
@@ -53,10 +53,10 @@ def split_ranks(shapes, *, k=10, metric="euclidean", samples="flatten"):
     """Return `rank_similarity` as a `SplitMeasure`."""
     ranks = np.arange(1, k + 1)
     weights = 2 / ((1 + abs(ranks[:, None] - ranks)) * (ranks[:, None] + ranks))
-    most = np.append(1, np.cumsum(1 / ranks))  # by the number of common neighbours; 1 for none
+    most = np.append(1, np.cumsum(1 / ranks))  # by the number of common neighbors; 1 for none
 
     def prepare(x):
-        return Prepared(flat(neighbour_lists(neighbour_distances(lax.stop_gradient(x), metric, samples), k)), ())
+        return Prepared(flat(neighbor_lists(neighbor_distances(lax.stop_gradient(x), metric, samples), k)), ())
 
     def agreement(a, b):
         common = a[0][:, :, None] == b[0][:, None, :]
@@ -74,16 +74,16 @@ def split_ranks(shapes, *, k=10, metric="euclidean", samples="flatten"):
 
 
 def cycle_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute the share of examples that are nearest neighbours in x of their nearest neighbours in y.
+    """Compute the share of examples that are nearest neighbors in x of their nearest neighbors in y.
 
-    Example i counts if it is one of the k nearest neighbours, in x, of one of its k nearest neighbours in y.
+    Example i counts if it is one of the k nearest neighbors, in x, of one of its k nearest neighbors in y.
 
     Args and Raises: as for `mutual_knn`.
 
     Returns:
         0-d array in [0, 1]. Near 1 - (1 - k / (n - 1))^k for independent data, thus near 1 from k = 2 sqrt(n) on. An
-        outlier is no neighbour of its neighbours, so cycle_knn(x, x) may be less than 1. Each example that ties for the
-        last place counts as a neighbour. Not symmetric. NaN, invariances and derivatives as for `mutual_knn`.
+        outlier is no neighbor of its neighbors, so cycle_knn(x, x) may be less than 1. Each example that ties for the
+        last place counts as a neighbor. Not symmetric. NaN, invariances and derivatives as for `mutual_knn`.
 
     Reference: Huh et al. 2024, `cycle_knn` of their code.
 
@@ -106,7 +106,7 @@ def split_cycle(shapes, *, k=10, metric="euclidean", samples="flatten"):
     """Return `cycle_knn` as a `SplitMeasure`."""
 
     def prepare(x):
-        member = membership(neighbour_distances(lax.stop_gradient(x), metric, samples), k, metric)
+        member = membership(neighbor_distances(lax.stop_gradient(x), metric, samples), k, metric)
         return Prepared(flat(member), jnp.isnan(member[0, 0]))
 
     def finish(returns, a_undefined, b_undefined):
@@ -147,7 +147,7 @@ def split_imbalance(shapes, *, k=1, metric="euclidean", samples="flatten"):
     """Return `information_imbalance` as a `SplitMeasure`."""
 
     def prepare(x):
-        matrix = neighbour_distances(lax.stop_gradient(x), metric, samples)
+        matrix = neighbor_distances(lax.stop_gradient(x), metric, samples)
         n = len(matrix)
         return Prepared(flat(membership(matrix, k, metric) / (n * k), all_ranks(matrix) * 2 / n), ())
 
@@ -179,7 +179,7 @@ MEASURES = (
         min_examples=LEAST_EXAMPLES,
         cost=_COST,
         bias="grows with k / n",
-        use="as mutual_knn, where the order of the nearest neighbours matters",
+        use="as mutual_knn, where the order of the nearest neighbors matters",
     ),
     Measure(
         name="cycle_knn",
@@ -198,7 +198,7 @@ MEASURES = (
         min_examples=LEAST_EXAMPLES,
         cost=_COST,
         bias="1 - (1 - k / (n - 1))^k for independent data, near 1 for few examples",
-        use="many examples, few neighbours; comparison with published values",
+        use="many examples, few neighbors; comparison with published values",
     ),
     Measure(
         name="information_imbalance",

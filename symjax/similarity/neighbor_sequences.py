@@ -1,4 +1,4 @@
-"""Measures of the lists of nearest neighbours as sequences."""
+"""Measures of the lists of nearest neighbors as sequences."""
 
 from functools import lru_cache, partial
 
@@ -7,12 +7,12 @@ from jax import lax
 
 from symjax.similarity.distances import lost_with_metric, warning_of_metric
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.neighbour_graph import (
+from symjax.similarity.neighbor_graph import (
     LEAST_EXAMPLES,
     checked,
     flat,
-    neighbour_distances,
-    neighbour_lists,
+    neighbor_distances,
+    neighbor_lists,
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
@@ -20,9 +20,9 @@ from symjax.similarity.split_measure import SplitMeasure, evaluate
 
 
 def lcs_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute the mean share of the nearest neighbours that are common and in the same order.
+    """Compute the mean share of the nearest neighbors that are common and in the same order.
 
-    For each example it is the length of the longest common subsequence of the two lists of its k nearest neighbours, in
+    For each example it is the length of the longest common subsequence of the two lists of its k nearest neighbors, in
     the order of their distance, divided by k.
 
     Args and Raises: as for `mutual_knn`.
@@ -45,10 +45,10 @@ def lcs_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, m
 
 
 def edit_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
-    """Compute 1 minus the mean edit distance of the lists of nearest neighbours, divided by k.
+    """Compute 1 minus the mean edit distance of the lists of nearest neighbors, divided by k.
 
     The edit distance (Levenshtein) is the least number of insertions, deletions and substitutions that turn the list of
-    an example's k nearest neighbours in x, in the order of their distance, into that in y.
+    an example's k nearest neighbors in x, in the order of their distance, into that in y.
 
     Args, Returns and Raises: as for `lcs_knn`.
 
@@ -86,7 +86,7 @@ def split_sequences(shapes, *, k=10, metric="euclidean", samples="flatten", edit
         return (score - 1 if edits else score) + 0 * (a + b).sum(1)  # propagates NaN
 
     def prepare(x):
-        return Prepared(flat(neighbour_lists(neighbour_distances(lax.stop_gradient(x), metric, samples), k)), ())
+        return Prepared(flat(neighbor_lists(neighbor_distances(lax.stop_gradient(x), metric, samples), k)), ())
 
     # Not permuted: examples at equal distances are in the order of the examples, also after a permutation.
     return SplitMeasure(
