@@ -68,7 +68,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_wrong_flags(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for flags, message in (
-        (("--measures", "cka,own"), "measures: got 'cka,own' ('own' is unknown), expected some of cca, "),
+        (("--measures", "cka,own"), "measures: got 'cka,own', where 'own' is unknown, expected some of cca, "),
         (("--ratios", "0.1"), "ratios: got (0.1,), expected different numbers of examples from 2"),
         (("--ratios", "1", "1.01"), "ratios: "),
         (("--reference", "6"), "ratios: "),

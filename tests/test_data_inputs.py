@@ -133,7 +133,7 @@ def with_value(value, shape=(5,), dtype=np.float32):
 
 REFUSED = {
     "a key less": ({"x_train": np.ones(3)}, r"y_train, x_test, y_test: got only \['x_train'\], expected all of"),
-    "a key more": (mapping((5,), normalize=False), "normalize: got an unknown key, expected x_train, .*normalize"),
+    "a key more": (mapping((5,), normalise=False), "normalise: got an unknown key, expected x_train, .*normalize"),
     "normalize": (mapping((5,), normalize="no"), "normalize: got 'no', expected True or False"),
     "normalize no images": (mapping((5,), normalize=True), r"x_train: got shape \(20, 5\), expected images"),
     "class names": (mapping((5,), class_names="abc"), "class_names: got 'abc', expected a sequence of names"),
