@@ -133,7 +133,7 @@ def main(settings: Settings) -> Summary:
         compute(folder, trained, dataset, alignments, pairs, settings)
         requested = requested_alignments(alignments, pairs)
         rows, aligned = ResultTable(folder, ROWS).select(requested), requested[requested.method != "none"]
-        merged = merge_all(folder, trained, dataset, settings, list(dict.fromkeys(group for _, group in alignments)))
+        merged = merge_all(folder, trained, dataset, settings, merges(alignments, with_features))
         means = table_of(rows)
         files.write_csv(folder / "means.csv", means.reset_index())
         for score, label in {"test_accuracy": "test accuracy (%)", "test_loss": "test loss"}.items():
@@ -249,21 +249,23 @@ def act_all(symmetry: Symmetry, members: Member, element: dict) -> Member:
     return parallel.stack(moved)
 
 
-def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settings, groups: list[str]) -> pd.DataFrame:
+def merges(alignments: list[tuple[str, str]], with_features: bool) -> list[tuple[str, str]]:
+    """Return (method, group) of all merges; that by CCA requires features."""
+    groups = dict.fromkeys(group for _, group in alignments if group in SEARCHED_GROUPS[:2])
+    of_groups = [NAIVE, *((method, group) for method in MERGES[:2] for group in groups)]
+    return [*of_groups, ("cca", "permutation")] if with_features else of_groups
+
+
+def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settings, lines: list[tuple]) -> pd.DataFrame:
     """Return scores of all members merged into one, by method and group; compute those that the table lacks."""
     table, seeds = ResultTable(folder, MERGED), ",".join(map(str, trained.seeds))
-    groups = [group for group in groups if group in SEARCHED_GROUPS[:2]]
-    lines = [NAIVE, *((method, group) for method in MERGES[:2] for group in groups), ("cca", "permutation")]
     requested = pd.DataFrame([(*line, seeds) for line in lines], columns=list(MERGED.key))
     network, members, cycles = trained.network, trained.members, {}
     for line in table.missing(requested).to_dict("records"):
         ends, merged = members, jax.tree.map(mean_leaf, members)
         row = dict.fromkeys(("objective", "cycle_error", "pairwise_cycle_error"), np.nan)
         if line["method"] != "none":
-            member = trained.member(trained.seeds[0])
-            if line["method"] == "cca" and not has_features(network, member, dataset):
-                continue
-            symmetry = symmetry_for(network, member, dataset)
+            symmetry = symmetry_for(network, trained.member(trained.seeds[0]), dataset)
             data = features_data(dataset, settings) if line["method"] == "cca" else None
             merged, info = alignment.merge(network, members, method=line["method"], group=line["group"], data=data)
             ends = act_all(info.action, members, info.elements)
