@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -131,8 +132,12 @@ def match(
         ]
         return task._replace(rng=deepcopy(rng)).run(*leaves, *members)  # the same orders of spaces for all parts
 
+    from threadpoolctl import threadpool_limits  # imported here for a fast `import symjax`
+
     workers = min(len(rows_of_parts), os.cpu_count() or 1) if method == "weights" else 1
-    with ThreadPoolExecutor(workers) as pool:  # NumPy and SciPy release the GIL while they compute
+    # NumPy and SciPy release the GIL while they compute. Threads of OpenBLAS within these would wait for each other.
+    limits = nullcontext() if workers == 1 else threadpool_limits(1, "blas")
+    with limits, ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(run, rows_of_parts))
     element, info = _concatenated(results)
     if not (stacked_a or stacked_b):
