@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax.similarity.nuclear_norm import nuclear_norms
+from symjax import pairwise
+from symjax.similarity import nuclear_pairs
+from symjax.similarity.nuclear_norm import host_nuclear_norms, nuclear_norms
 
 RNG = np.random.default_rng(0)
 GRADED = 1 / np.arange(1, 41) ** 3
@@ -54,3 +56,21 @@ def test_float64():
         matrices = CASES["graded"]
         expected = np.linalg.svd(matrices, compute_uv=False).sum(-1)
         np.testing.assert_allclose(nuclear_norms(jnp.asarray(matrices)), expected, rtol=1e-13)
+
+
+def test_matrices_of_many_shapes():
+    matrices = [np.float32(RNG.normal(size=shape)) for shape in ((9, 4), (3, 12), (0, 5), (1, 1))]
+    expected = [np.linalg.svd(np.float64(matrix), compute_uv=False).sum() for matrix in matrices]
+    np.testing.assert_allclose(host_nuclear_norms(matrices), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("measure", ["procrustes_distance", "cca"])
+def test_pairs_on_the_host_and_in_tiles(monkeypatch, measure):
+    models = {width: {"relu": np.float32(RNG.normal(size=(30, 2, 2, width)))} for width in (3, 8, 5, 17)}
+    models["zero"] = {"relu": np.zeros((30, 2, 2, 4), np.float32)}
+    if measure == "procrustes_distance":
+        models["larger map"] = {"relu": np.float32(RNG.normal(size=(30, 4, 4, 3)))}
+    on_host = pairwise(models, measure).values
+    monkeypatch.setattr(nuclear_pairs, "on_host", lambda *_: False)
+    np.testing.assert_allclose(on_host, pairwise(models, measure).values, atol=2e-6)
+    assert np.isfinite(on_host[0, :4, 0, :4]).all()

@@ -1,5 +1,6 @@
 """Nuclear norms, the sums of singular values."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import jax
@@ -29,7 +30,7 @@ def nuclear_norms(matrices):
     """
     if matrices.dtype != jnp.float32:
         return lax.map(nuclear_norm, matrices)
-    return lax.platform_dependent(matrices, cpu=_on_host, default=jax.vmap(nuclear_norm))
+    return lax.platform_dependent(matrices, cpu=_call_host, default=jax.vmap(nuclear_norm))
 
 
 @nuclear_norms.defjvp
@@ -38,31 +39,34 @@ def _nuclear_norms_jvp(primals, tangents):
     return nuclear_norms(*primals), change
 
 
-def _on_host(matrices):
+def _call_host(matrices):
     # Not `pure_callback`, which can deadlock on CPU: see `symjax.birkhoff.permutations`.
     def callback(_, norms, matrices):
-        np.asarray(norms)[...] = _traces_of_roots(np.asarray(matrices))
+        np.asarray(norms)[...] = host_nuclear_norms(np.asarray(matrices))
 
     shape = jax.ShapeDtypeStruct(matrices.shape[:1], matrices.dtype)
     return buffer_callback(callback, shape, vmap_method="sequential")(matrices)
 
 
-def _traces_of_roots(matrices):
+def host_nuclear_norms(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the nuclear norms (k,) of matrices on the host, as `nuclear_norms` does for float32 on CPU."""
     from scipy.linalg.lapack import dsytrd  # imported here for a fast `import symjax`
 
-    matrices = matrices if matrices.shape[1] >= matrices.shape[2] else matrices.swapaxes(1, 2)
-    count, _, size = matrices.shape
-    diagonals, squares = np.empty((size, count)), np.zeros((size, count))
+    size = max(min(matrix.shape) for matrix in matrices)
+    diagonals, squares = np.zeros((size, len(matrices))), np.zeros((size, len(matrices)))
     for k, matrix in enumerate(matrices):
-        wide = matrix.astype(np.float64)
-        _, diagonals[:, k], off_diagonal, _, _ = dsytrd((wide.T @ wide).T, lower=1, lwork=32 * size, overwrite_a=1)
-        squares[1:, k] = off_diagonal**2
+        wide = (matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T).astype(np.float64)
+        if used := wide.shape[1]:
+            _, diagonals[:used, k], off_diagonal, *_ = dsytrd(
+                (wide.T @ wide).T, lower=1, lwork=32 * used, overwrite_a=1
+            )
+            squares[1:used, k] = off_diagonal**2
     totals = diagonals.sum(0)
     scale = np.where(totals == 0, 1, totals)
     diagonals /= scale
     squares /= scale**2
     poles, weights = (part[:, None] for part in _poles_of_root())
-    inverse, slopes, traces = (np.zeros((len(poles), count)) for _ in range(3))
+    inverse, slopes, traces = (np.zeros((len(poles), len(matrices))) for _ in range(3))
     for entry, square in zip(diagonals, squares, strict=True):
         # The pivots of T + t, their derivatives by t, and the sum of the ratios, tr (T + t)^-1.
         ratio = square * inverse

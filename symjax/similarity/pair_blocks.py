@@ -17,6 +17,7 @@ from jax import lax
 
 from symjax.ops import parallel
 from symjax.ops.memory import num_bytes
+from symjax.similarity import nuclear_pairs
 from symjax.similarity.channels import common_width, pad_channels
 from symjax.similarity.inputs import enlarge
 from symjax.similarity.pair_product import Prepared, larger_size
@@ -213,7 +214,21 @@ def _block_values(split, a, b, mask, devices, exactly):
         else prepared._replace(data=_downsample(split.product, prepared.data, size))
         for prepared in (a, b)
     )
-    numbers_per_pair = jax.eval_shape(split.product.multiply, *(prepared.data[:1] for prepared in sides)).size
+    on_host = split.nuclear and nuclear_pairs.on_host(a.data.dtype, devices)
+    values = nuclear_pairs.values(split, *sides, mask) if on_host else _values_in_tiles(split, sides, mask, devices)
+    if split.exact is not None:
+        inaccurate = np.argwhere(mask & exactly & np.asarray(split.is_inaccurate(values)))
+        program, at_once = _exact_program(split, devices), len(devices)
+        for start in range(0, len(inaccurate), at_once):
+            indices = inaccurate[np.minimum(np.arange(start, start + at_once), len(inaccurate) - 1)]
+            values[tuple(indices.T)] = np.asarray(program(indices.astype(np.int32), (a, b)))
+    return values
+
+
+def _values_in_tiles(split, sides, mask, devices):
+    """Return values for the pairs of two prepared blocks, one product for each tile."""
+    a, b = sides
+    numbers_per_pair = jax.eval_shape(split.product.multiply, *(side.data[:1] for side in sides)).size
     max_edge = min(
         TILE_EDGE, TILE_WIDTH // max(a.data.shape[1], b.data.shape[1]), math.isqrt(MAX_PRODUCT // numbers_per_pair)
     )
@@ -223,12 +238,6 @@ def _block_values(split, a, b, mask, devices, exactly):
     values = np.zeros(mask.shape, tiles.dtype)
     for (i, j), tile in zip(starts, tiles, strict=True):
         values[i : i + edges[0], j : j + edges[1]] = tile
-    if split.exact is not None:
-        inaccurate = np.argwhere(mask & exactly & np.asarray(split.is_inaccurate(values)))
-        program, at_once = _exact_program(split, devices), len(devices)
-        for start in range(0, len(inaccurate), at_once):
-            indices = inaccurate[np.minimum(np.arange(start, start + at_once), len(inaccurate) - 1)]
-            values[tuple(indices.T)] = np.asarray(program(indices.astype(np.int32), (a, b)))
     return values
 
 
@@ -295,4 +304,5 @@ def _exact_program(split, devices):
     def pair(index, sides):
         return split.compare_exactly(*(parallel.take(prepared, i) for prepared, i in zip(sides, index, strict=True)))
 
-    return parallel.over_members(pair, _sequential_execution(), devices=devices)
+    # Few pairs need it, and its time is that of decompositions.
+    return parallel.over_members(pair, _sequential_execution(), devices=devices, effort=0)
