@@ -49,6 +49,15 @@ def test_spaces_of_chains_and_residual_streams(name):
         assert np.abs(after[point.name] - before[point.name]).max() > 1e-3
 
 
+@pytest.mark.slow
+def test_streams_of_many_layers():
+    """The scaling of the stream has exponents for 168 axes."""
+    network = create("resnet56", width=4, image_size=8)
+    symmetry = network.symmetry(network.init(KEY), np.zeros((2, 8, 8, 3), np.float32))
+    stream = symmetry.spaces["stem"]
+    assert (stream.group, stream.verified, len(stream.axes)) == ("positive_monomial", True, 168)
+
+
 @pytest.mark.parametrize(
     "name", ["cct2", *map(slow, ("resnet20", "mcnn", "mcnn_k_sigmoid", "scnn", "resnet18", "cct7_7x2"))]
 )

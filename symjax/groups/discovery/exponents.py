@@ -72,11 +72,12 @@ def _sparsest(basis, fixed_rows):
     if not k:
         return start
     one = np.eye(axes)
-    result = linprog(
+    result = linprog(  # the simplex method, which is the default, fails now and then for some hundred axes
         np.r_[np.zeros(k), np.ones(axes)],
         A_ub=np.block([[free, -one], [-free, -one]]),
         b_ub=np.r_[-start, start],
         bounds=[(None, None)] * k + [(0, None)] * axes,
+        method="highs-ipm",
     )
     return start + free @ result.x[:k] if result.status == 0 else None
 
