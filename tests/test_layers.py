@@ -10,6 +10,7 @@ from flax import nnx
 
 from symjax.network import Network
 from symjax.network.low_rank import LowRankFeatures, convolved, materialize
+from symjax.network.operations import conv
 from symjax.network.operations.conv import Geometry, convolve
 from symjax.network.operations.pool import disjoint_max_pool, global_max_pool
 from symjax.ops.parallel import FORMS
@@ -65,6 +66,8 @@ SHAPES = [
     ((6, 6), 2, 3, 5, 1),
     ((8, 10), 32, 33, 3, 1),  # Winograd's
     ((7, 6), 2, 34, 3, 1),  # from few channels to many
+    ((16, 18), 3, 16, 3, 1),  # three neighboring pixels at once
+    ((17, 16), 8, 4, 5, 1),  # eight
 ]
 
 
@@ -114,6 +117,16 @@ def test_winograd_is_exact_to_float32():
         expected = [np.asarray(gradient) for gradient in exact(np.float64(cotangent))]
     for gradient, of_float64 in zip(pullback(cotangent), expected, strict=True):
         assert np.sqrt(((np.asarray(gradient) - of_float64) ** 2).mean()) < 1e-6 * of_float64.std()
+
+
+def test_winograd_of_a_few_images_at_a_time(monkeypatch):
+    x, kernel, g = normal(0, 6, 8, 8, 16), normal(1, 3, 3, 16, 16), normal(2, 6, 8, 8, 16)
+    _, (_, expected) = out_and_pullback(x, kernel, g, stride=1, method="native")
+    for cache, count in ((2**30, 6), (2**16, 2), (1, 1)):
+        monkeypatch.setattr(conv, "CACHE", cache)
+        assert conv._images_at_once(x, g) == count
+        _, (_, gradient) = jax.jit(partial(out_and_pullback, stride=1, method="mixed"))(x, kernel, g)
+        close(gradient, expected, 2e-6)
 
 
 def test_winograd_leaves_bfloat16_to_convolutions():
