@@ -581,8 +581,7 @@ def lower_median_of_channels():
     """The lower median of channels
 
     The code of Godfrey et al. also has G_ReLU-CKA with the median over channels, by `torch.median`. For an even number
-    of channels, the usual case, it returns the lower of the middle two values (see above). Here there are four
-    channels.
+    of channels, the usual case, it returns the lower of the middle two values. Here there are four channels.
     """
     x, y = related(p=4, q=4)
     defined = symjax.wreath_cka(x, y, reduce="median")

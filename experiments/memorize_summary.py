@@ -48,7 +48,7 @@ def format_means(means: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
 
 
 def conclusion(table: pd.DataFrame, layers: list[str], accuracy: pd.DataFrame) -> str:
-    """Return whether the published finding holds, in one line for each measure.
+    """Return whether the published result holds, in one line for each measure.
 
     Args:
       table: distances of equal layers, as in results.csv.

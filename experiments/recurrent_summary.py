@@ -34,7 +34,7 @@ def tables(table: pd.DataFrame, layer: str, networks: int) -> dict[str, pd.DataF
 
 
 def too_few_beginnings(rows: pd.DataFrame) -> pd.Series:
-    """Return for each row whether CCA finds any two sets of states similar, because few beginnings differ.
+    """Return for each row whether any two sets of states are similar by CCA, because few beginnings differ.
 
     The states after n different beginnings span at most n directions. In the space of n values two subspaces of c
     dimensions each, one per channel, intersect if n < 2 c.

@@ -43,10 +43,10 @@ def compare_with_published(rows: pd.DataFrame) -> str:
     Reference: Godfrey et al. 2022 (arXiv 2205.14258), section 3.
     """
     if not {"orthogonal", "g_relu"} <= set(rows.kind):
-        return "A comparison with the published finding needs the kinds g_relu and orthogonal."
+        return "A comparison with the published result needs the kinds g_relu and orthogonal."
     gap, units = penalty_gaps(rows)
     if len(gap) < 2:
-        return f"A comparison with the published finding needs 2 or more of the {units}; there is {len(gap)}."
+        return f"A comparison with the published result needs 2 or more of the {units}; there is {len(gap)}."
     below = SMALL_PENALTY - penalty_gaps(rows, "g_relu", "none")[0]
     claims = [
         _claim(f"g_relu costs at most {SMALL_PENALTY:g} more than none", below, SMALL_PENALTY),
@@ -56,7 +56,7 @@ def compare_with_published(rows: pd.DataFrame) -> str:
     verdicts = {verdict for verdict, _ in claims}
     whole = "fails" if "fails" in verdicts else "holds" if verdicts == {"holds"} else "is not settled"
     details = "; ".join(text for _, text in claims)
-    return f"The published finding {whole} as a whole. Points, 95 % intervals over {len(gap)} {units}: {details}."
+    return f"The published result {whole} as a whole. Points, 95 % intervals over {len(gap)} {units}: {details}."
 
 
 def _growth(gap: pd.DataFrame) -> pd.DataFrame:

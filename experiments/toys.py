@@ -40,7 +40,7 @@ EXPERIMENT = Experiment(
             ("published",),
             {
                 "signal": ("PWCCA is more robust to noise than SVCCA, and SVCCA than the mean CCA",),
-                "rotation": ("CCA finds states equal through time; cosine and Euclidean distance do not",),
+                "rotation": ("by CCA states are equal through time, by cosine and Euclidean distance not",),
             },
         )
     },

@@ -60,7 +60,7 @@ def draw_pairs(
       ordered, seeds_b: as in `all_pairs`.
 
     Returns:
-      Pairs of seeds, in random order.
+      Pairs of seeds.
 
     Raises:
       InputError: there are fewer than two members or fewer than `count` pairs, or a seed is out of range.

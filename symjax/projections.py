@@ -1,6 +1,6 @@
 """Project a layer of a network onto few directions and evaluate the rest of the network on the result.
 
-A method finds an ordered list of directions of a layer. For each k the layer's features x become
+A method gives an ordered list of directions of a layer. For each k the layer's features x become
 
     mean + left[:, :k] right[:, :k]' (x - mean),
 

@@ -250,8 +250,11 @@ def test_few_examples_are_reported():
     ):
         with pytest.warns(FewExamplesWarning, match=advice):
             fn(x, y)
+    x, y = related(7, 4, samples=8)  # x spans all centered vectors
+    with pytest.warns(FewExamplesWarning, match="4 of 4 canonical"):
+        np.testing.assert_allclose(cca(x, y).correlations, 1, atol=1e-5)
     x, y = related(12, 12, samples=8)  # fewer than neurons
-    with pytest.warns(FewExamplesWarning, match="12 of 12"):
+    with pytest.warns(FewExamplesWarning, match="7 of 7 canonical"):
         result = cca(x, y)
     assert result.correlations.shape == (12,) and result.x_directions.shape == (12, 12)
     assert result.x_rank == 7 and result.y_rank == 7

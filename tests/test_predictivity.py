@@ -52,6 +52,14 @@ def test_more_features_than_examples():
     np.testing.assert_allclose(value, by_scikit_learn(x, y, fold_of, 0), rtol=1e-3)
 
 
+def test_independent_data_have_the_stated_bias():
+    rng = np.random.default_rng(0)
+    n, p, k = 200, 80, 5
+    values = [linear_predictivity(rng.normal(size=(n, p)), rng.normal(size=(n, 200)), folds=k) for _ in range(4)]
+    trained_on = n * (k - 1) / k
+    np.testing.assert_allclose(np.mean(values), -p / (trained_on - p), rtol=0.1)
+
+
 def test_dependent_columns_do_not_matter():
     x, y = pair()
     twice = np.hstack([x, 2 * x, np.ones((40, 1))])

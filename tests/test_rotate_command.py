@@ -230,7 +230,7 @@ def test_bad_flags_are_one_line(words, named, quiet_folder, capsys, monkeypatch)
     assert not Path("run").exists()
 
 
-# --- the published finding ---
+# --- the published result ---
 
 
 @pytest.mark.slow

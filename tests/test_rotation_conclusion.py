@@ -1,4 +1,4 @@
-"""The text of the rotate command: each part of the published finding, tested on tables of known penalties."""
+"""The text of the rotate command: each part of the published result, tested on tables of known penalties."""
 
 import re
 
@@ -28,7 +28,7 @@ def penalties(gap, *, cost=None, seeds=1, repeats=4, noise=0.5, layers=("conv1",
 
 def verdicts(text):
     """Return the verdicts of the whole text and of each claim."""
-    whole = re.match(r"The published finding (holds|fails|is not settled) as a whole", text).group(1)
+    whole = re.match(r"The published result (holds|fails|is not settled) as a whole", text).group(1)
     claims = ("g_relu costs at most", "orthogonal costs more than g_relu", "the gap grows with depth")
     of_claims = [re.search(rf"{claim}[^:]*: (holds|fails|not settled|undecided)", text).group(1) for claim in claims]
     return [whole, *of_claims]
@@ -52,7 +52,7 @@ FOUR = {"layers": ("conv1", "conv2", "conv3", "conv4"), "noise": 0.1}
         (penalties((3,), layers=("conv2",)), ["is not settled", "holds", "holds", "undecided"]),
     ],
 )
-def test_each_part_of_the_published_finding_is_tested_at_each_layer(rows, expected):
+def test_each_part_of_the_published_result_is_tested_at_each_layer(rows, expected):
     assert verdicts(compare_with_published(rows)) == expected
 
 
@@ -73,7 +73,7 @@ def test_what_swings_is_not_settled():
     assert verdicts(last)[2] == "not settled" and "conv7 -1.0 ± 0.7 not settled" in last
 
 
-def test_the_published_finding_is_reported_with_numbers():
+def test_the_published_result_is_reported_with_numbers():
     rows = penalties((-1, -1, -2, 11), cost=(0, 1, 5, 0), layers=FOUR["layers"], noise=0.0)
     text = compare_with_published(rows)
     for words in (
@@ -87,7 +87,7 @@ def test_the_published_finding_is_reported_with_numbers():
         assert words in text
 
 
-def test_what_cannot_be_distinguished_from_the_published_finding():
+def test_what_cannot_be_distinguished_from_the_published_result():
     rows = penalties((1, 4, 9), noise=0.1)
     without = compare_with_published(rows[rows.kind != "none"])
     assert verdicts(without) == ["is not settled", "undecided", "holds", "holds"]
@@ -122,7 +122,7 @@ def test_batch_norm_is_reported():
         network = models.create(model, image_size=8)
         assert uses_batch_norm(network) is (model == "rotate_tiny_norm")
     text = conclusion(rows, ["m"], ["m"])
-    assert "The published finding" in text and "m: with batch norm, unlike the published networks" in text
+    assert "The published result" in text and "m: with batch norm, unlike the published networks" in text
     assert "batch norm" not in conclusion(rows, ["m"])
 
 

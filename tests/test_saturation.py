@@ -1,4 +1,4 @@
-"""Freeze schedules that members decide on while they train: which layers freeze, when, and that they stay frozen."""
+"""Freeze schedules that a rule makes during training: which layers freeze, when, and that they stay frozen."""
 
 import dataclasses
 import itertools
@@ -188,12 +188,12 @@ def test_a_rule_is_a_configuration_of_its_own():
 
 
 @pytest.mark.slow
-def test_members_that_cannot_decide_together_are_refused(tmp_path):
+def test_a_freeze_rule_needs_all_members_at_once(tmp_path):
     config = ruled(0.9)
-    with pytest.raises(InputError, match="seeds: got 0, 1, expected 0, 1, 2, which decide on the freeze schedule"):
+    with pytest.raises(InputError, match="seeds: got 0, 1, expected 0, 1, 2, on which the freeze rule depends"):
         train(tmp_path / "zoo", config, (1, 0))
     groups = [Group(config, SEEDS, tmp_path / "a"), Group(config, SEEDS, tmp_path / "b")]
-    with pytest.raises(InputError, match="groups: got 2 that decide on one freeze schedule"):
+    with pytest.raises(InputError, match="groups: got 2 with a freeze rule"):
         zoo.train_together(groups, DATASET, **SETTINGS)
     usage = zoo.jobs.training_program(config, DATASET, zoo.training.parallel.default_execution()).memory
     with pytest.raises(InputError, match="max_device_memory: got memory for 2 of 3 members"):
@@ -202,5 +202,5 @@ def test_members_that_cannot_decide_together_are_refused(tmp_path):
 
 
 def test_zoos_by_a_rule_are_not_merged(ruled_folder, tmp_path):
-    with pytest.raises(InputError, match="decide on a freeze schedule together"):
+    with pytest.raises(InputError, match="folders: got members with a freeze rule"):
         merging.merge_members([ruled_folder], ruled_folder)

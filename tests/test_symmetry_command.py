@@ -11,9 +11,10 @@ from stitch_helpers import SEEDS, acted, flags, scratch, trained
 import experiments.symmetry
 import symjax.stitching.transformed
 from experiments.command import run_command
-from symjax import plots, zoo
+from symjax import data, plots, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
+from symjax.network import Network, stitch_point
 from symjax.ops import files
 from symjax.stitching.transformed import moments_program, stitch_to_transformed
 
@@ -68,6 +69,19 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     more = files.read_csv(out / "results.csv")
     assert len(more) == len(rows) + 4
     pd.testing.assert_frame_equal(more[more.layer == "relu2"].reset_index(drop=True), rows)
+
+
+def test_the_memory_of_float_inputs():
+    inputs = np.zeros((64, 6), np.float32)
+    split = data.Split(inputs, np.arange(64) % 2)
+    dataset = data.Dataset("floats", split, split, split, ("a", "b"), mean=None, std=None)
+    params = {"hidden": np.ones((6, 8), np.float32), "out": np.ones((8, 2), np.float32)}
+    network = Network.from_function(
+        lambda params, x: stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"],
+        params,
+        example=inputs,
+    )
+    assert moments_program(network, dataset, (0,)).shared[0].dtype == np.float32
 
 
 @pytest.mark.slow

@@ -109,6 +109,7 @@ def test_least_value_for_nonnegative_features():
     """Channels that share no pixel: 1 - 1 / sqrt(2); opposite ones: 0."""
     x = np.eye(8, dtype=np.float32)
     np.testing.assert_allclose(wreath_procrustes(x[:, :4], x[:, 4:]), 1 - 0.5**0.5, rtol=1e-6)
+    assert wreath_procrustes(x[:, :5], x[:, 5:]) > 1 - 0.5**0.5
     ones = np.ones((5, 3))
     np.testing.assert_allclose(wreath_procrustes(ones, -ones), 0, atol=1e-6)
 

@@ -84,7 +84,7 @@ def _drop_padding(permutation, columns, dtype):
 def positive_scaling(permutation, x_norm, y_norm):
     """Return the factor for each channel of y that gives the matched channel of x the same norm.
 
-    It is 0 for a channel of y that is dead or has no match, and 1 where the matched channel of x is dead.
+    It is 1 where the matched channel of x is dead; otherwise 0 for a channel of y that is dead or has no match.
     """
     matched = x_norm[permutation]
     scaling = jnp.where(matched > 0, y_norm / jnp.where(matched > 0, matched, 1), 1)

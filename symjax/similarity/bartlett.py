@@ -68,7 +68,7 @@ def bartlett_test(result: CCA, samples: int, *, level: float = 0.05, lawley: boo
     level = scalar("level", level, "a number in (0, 1)", lambda value: 0 < value < 1)
     rho, ranks = result.correlations, (result.x_rank, result.y_rank)
     if all(map(is_concrete, ranks)) and samples <= (least := int(ranks[0]) + int(ranks[1]) + 1):
-        raise InputError(f"samples: got {samples}, expected more than {least}, the ranks of both sides and 1")
+        raise InputError(f"samples: got {samples}, expected more than {least}, the sum of both ranks plus 1")
     p, q = (rank.astype(rho.dtype) for rank in ranks)
     k = jnp.arange(len(rho), dtype=rho.dtype)
     valid = k < jnp.minimum(p, q)

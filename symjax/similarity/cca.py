@@ -32,8 +32,8 @@ def cca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
 
     Invariant to invertible linear maps and translations of either side (except for directions that `rcond` drops).
 
-    With n - 1 < d_x + d_y some correlations are 1 for any data, and with n - 1 <= d all of them are; a
-    `FewExamplesWarning` reports this.
+    With n - 1 < d_x + d_y some correlations are 1 for any data, and with n - 1 <= max(d_x, d_y) all up to the smaller
+    rank are; a `FewExamplesWarning` reports this.
 
     Derivatives are defined for correlations, and for functions that are symmetric in correlations that coincide. For
     directions and loadings they are defined where correlations are distinct, at the returned sign and within the span
@@ -215,7 +215,7 @@ MEASURES = (
         zero_channels=True,
         title="CCA",
         cost="n p^2 once, n p q a pair",
-        bias="grows with (p + q) / n; 1 for any data with n <= max(p, q)",
+        bias="grows with (p + q) / n; 1 for any data with n - 1 <= max(p, q)",
         use="comparison up to any invertible linear map; needs many more examples than features",
     ),
     Measure(

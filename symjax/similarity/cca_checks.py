@@ -64,16 +64,17 @@ def few_examples_message(samples, x_width, y_width, measure="cca"):
 
     The widths are numbers of neurons, or of the directions that "svcca" keeps.
     """
-    # Two subspaces of n - 1 dimensions share at least d_x + d_y - (n - 1) dimensions, which have correlation 1.
-    trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
+    # In n - 1 dimensions, subspaces of r_x and r_y dimensions share r_x + r_y - (n - 1) or more, with correlation 1.
+    ranks = [min(width, samples - 1) for width in (x_width, y_width)]
+    trivial = sum(ranks) - (samples - 1)
     if trivial <= 0:
         return None
-    is_undetermined = measure == "pwcca" and 1 < trivial < min(x_width, y_width)
+    is_undetermined = measure == "pwcca" and 1 < trivial < min(ranks)
     width, remedy = "neurons", "svcca, which compares fewer directions"
     if measure == "svcca":
         width, remedy = "directions", "a smaller variance"
     return (
-        f"{samples} samples of {x_width} and {y_width} {width}: {trivial} of {min(x_width, y_width)} canonical "
+        f"{samples} samples of {x_width} and {y_width} {width}: {trivial} of {min(ranks)} canonical "
         f"correlations are 1 for any data, unless ranks are lower{', and pwcca is not determined' * is_undetermined}; "
         f"use more than {x_width + y_width} samples, or {remedy}"
     )

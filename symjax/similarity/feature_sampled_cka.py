@@ -25,9 +25,7 @@ def feature_sampled_cka(x, y, *, samples="flatten", layout=None, mask=None):
     has terms of each neuron with itself, whose share is negligible in the population: few neurons make the norms too
     large and CKA too small. Here these terms are left out. With the estimator H of HSIC "song" (see `hsic`),
 
-        H(K, L) / sqrt(p / (p - 1) (H(K, K) - sum_a H(x_a x_a', x_a x_a')) ...),
-
-    where ... is the same factor for y.
+        H(K, L) / sqrt(A(x) A(y)),   A(x) = p / (p - 1) (H(K, K) - sum_a H(x_a x_a', x_a x_a')).
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c); n at least 4, p and q at least 2. They should be different

@@ -28,10 +28,10 @@ MAX_PRODUCTS = 2**26  # largest number of entries of the products X' P Y for all
 class Permutations(NamedTuple):
     """Permutations of n examples: shifts of m cycles of L examples, for k assignments of examples to their places.
 
-    Each is uniform among permutations of its type, or by itself for an assignment other than the first one. A test that
-    draws from these pairs of an assignment and a shift is exact: composing the set of all permutations with the inverse
-    of one of its members gives a set of the same distribution (Hemerik, Goeman 2018). For one assignment the shifts are
-    a group (Lehmann, Romano, section 15.2).
+    A shift of the first assignment is uniform among all permutations with its cycle lengths, a shift of another one
+    among all permutations. A test that draws from these pairs of an assignment and a shift is exact: composing the set
+    of all permutations with the inverse of one of its members gives a set of the same distribution (Hemerik, Goeman
+    2018). For one assignment the shifts are a group (Lehmann, Romano, section 15.2).
     """
 
     cycles: jax.Array  # (m, L), the examples of each cycle
@@ -55,8 +55,8 @@ class Permutations(NamedTuple):
 def draw_permutations(key, n, count):
     """Draw the identity and `count` different shifts as `Permutations`.
 
-    For n at least 2 (1 + count), the cycles are the ones between 1 + count and twice as many examples that leave the
-    fewest examples fixed: none, or less than one in 1 + count. For smaller n, all examples are in one cycle.
+    For n at least 2 (1 + count), all cycles have the length from 1 + count to 2 count + 1 that leaves the fewest
+    examples fixed, less than n / (1 + count) of them. For smaller n, all examples are in one cycle.
     """
     relabeling_key, assignment_key, shift_key = jax.random.split(key, 3)
     length = n

@@ -137,7 +137,11 @@ def _measure(name, fn, bias):
 
 
 MEASURES = (
-    _measure("linear_predictivity", linear_predictivity, "negative for independent data, about -p / (n - p)"),
+    _measure(
+        "linear_predictivity",
+        linear_predictivity,
+        "negative for independent data, about -p / (m - p), m = n (k - 1) / k",
+    ),
     _measure(
         "ridge_predictivity",
         partial(linear_predictivity, ridge=0.01),

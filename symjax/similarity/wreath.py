@@ -53,9 +53,9 @@ def wreath_procrustes(x, y, *, samples="positions", layout=None, mask=None, full
         full_output: whether to return the alignment too.
 
     Returns:
-        0-d array in [0, 1], at least 1 - 1 / sqrt(2) for nonnegative features of equal width. With `full_output` also
-        the `Matching`: the permutation and positive scaling that map x to y. NaN where all channels of x or of y are
-        dead. Symmetric. Invariant to permutations and positive scalings.
+        0-d array in [0, 1], at least 1 - 1 / sqrt(2) for nonnegative features. With `full_output` also the `Matching`:
+        the permutation and positive scaling that map x to y. NaN where all channels of x or of y are dead. Symmetric.
+        Invariant to permutations and positive scalings.
 
         The derivative holds the best permutation fixed, which is exact where the permutation is unique.
 

@@ -153,7 +153,8 @@ def moments_program(
 ) -> memory.MemberProgram:
     """Return the program of the feature moments of a member and its transform."""
     plan = Plan(network, tuple(points), (), FitConfig(), parallel.default_execution())
-    images = jax.ShapeDtypeStruct(_matching_batches(dataset, matching_images).shape, np.uint8)
+    images = _matching_batches(dataset, matching_images)
+    images = jax.ShapeDtypeStruct(images.shape, images.dtype)
     shared = (images, dataset.mean, dataset.std)
     pair = Pair(network.shapes, network.shapes)
     return memory.MemberProgram(lambda pair, shared: pair_moments(plan, pair, *shared), plan.execution, pair, shared)

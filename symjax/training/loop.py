@@ -37,8 +37,8 @@ class TrainState(NamedTuple):
 class TrainData(NamedTuple):
     """The data that all members share, on the device."""
 
-    images: jax.Array | np.ndarray  # (n, height, width, channels), uint8
-    labels: jax.Array | np.ndarray  # (n,), int32
+    images: jax.Array | np.ndarray  # (n, ...); images are (n, height, width, channels), uint8
+    labels: jax.Array | np.ndarray  # (n, ...); classes are (n,), int32
     mean: jax.Array | np.ndarray | None  # (channels,); None if inputs are not normalized
     std: jax.Array | np.ndarray | None  # (channels,)
     validation: Batches | None  # None without validation after each epoch

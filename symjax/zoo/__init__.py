@@ -5,7 +5,7 @@ A zoo folder holds `config.json` and one folder per member:
     member-3/epoch-00010/   an Orbax checkpoint of the member's whole training state after 10 epochs
     member-3/metrics.csv    one row per epoch
     snapshots.json          the epochs whose checkpoints are not deleted when newer ones are saved (`keep` of `train`)
-    frozen.csv              the freeze schedule on which members have decided, for a configuration with a rule
+    frozen.csv              the freeze schedule, for a configuration with a freeze rule
 
 A checkpoint contains a checksum of its numbers and the fingerprint of its folder's configuration. Loading a damaged
 checkpoint, or one of another zoo, is therefore an error.

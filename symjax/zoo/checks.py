@@ -36,9 +36,7 @@ def check_rule(
         return
     seeds, expected = sorted(seeds), list(config.rule.seeds)
     if seeds != expected:
-        raise InputError(
-            f"seeds: got {listed(seeds)}, expected {listed(expected)}, which decide on the freeze schedule together"
-        )
+        raise InputError(f"seeds: got {listed(seeds)}, expected {listed(expected)}, on which the freeze rule depends")
     if hosts.count() > 1:
         raise InputError(f"freeze: got a rule for {hosts.count()} processes, expected one process or a given schedule")
     if max_device_memory is not None:
@@ -47,7 +45,7 @@ def check_rule(
         if most < len(seeds):
             raise InputError(
                 f"max_device_memory: got memory for {most} of {len(seeds)} members, expected it for all, since they "
-                "decide on a freeze schedule together; give fewer seeds, or a schedule"
+                "have a freeze rule; give fewer seeds, or a schedule"
             )
 
 

@@ -43,8 +43,8 @@ class ZooConfig:
 
     `freeze` is the schedule of freeze training (Raghu et al. 2017): segment i of the network (up to its i-th stitch
     point) is trained for the first `freeze[i]` epochs, and segments beyond the length of `freeze` to the end. See
-    `symjax.training.train_epoch`. It can also be a rule, a `symjax.freezing.Saturation`, by which the members decide on
-    a schedule while they train; the result is `Zoo.freeze`.
+    `symjax.training.train_epoch`. It can also be a rule, a `symjax.freezing.Saturation`, which makes the schedule
+    while the members train; the result is `Zoo.freeze`.
 
     Raises:
       InputError: a field has a wrong type or value.
@@ -230,7 +230,7 @@ class ZooConfig:
 
     @property
     def rule(self) -> Saturation | None:
-        """The rule by which members decide on their freeze schedule; None if the schedule is given."""
+        """The freeze rule; None if the schedule is given."""
         return self.freeze if isinstance(self.freeze, Saturation) else None
 
     @property

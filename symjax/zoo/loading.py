@@ -35,7 +35,7 @@ class Zoo:
       members: parameters and statistics as NumPy arrays with a leading axis over members, in the order of `seeds`.
       metrics: one row per seed and epoch: seed, epoch (from 1), loss, accuracy and validation_accuracy (in [0, 1]; the
         mean scores of another metric of `config.recipe`).
-      freeze: the schedule of freeze training, from `config` or decided by its rule.
+      freeze: the schedule of freeze training, from `config` or made by its rule.
     """
 
     config: ZooConfig

@@ -21,12 +21,12 @@ def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[i
       The seeds of finished members, and the completed epochs of the others by seed.
 
     Raises:
-      InputError: members of one seed differ after the same epoch, a checkpoint is damaged, or the members decide on a
-        freeze schedule.
+      InputError: members of one seed differ after the same epoch, a checkpoint is damaged, or the configuration has
+        a freeze rule.
     """
     merged = ZooFolder(out, None, {})
     if merged.config.rule is not None:
-        raise InputError(f"folders: got members that decide on a freeze schedule together, in {out}; expected others")
+        raise InputError(f"folders: got members with a freeze rule, in {out}; expected a given schedule")
     for folder in folders:
         if folder.resolve() == out.resolve():
             continue

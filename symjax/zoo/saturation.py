@@ -1,4 +1,4 @@
-"""The freeze schedule on which members decide while they train, and its file in the zoo folder."""
+"""The freeze schedule that a rule makes while members train, and its file in the zoo folder."""
 
 import pathlib
 from collections.abc import Sequence

@@ -64,8 +64,8 @@ def train(
     """Train the members of `seeds` that `folder` does not hold yet, and return all of them.
 
     A member depends only on the network, the recipe, the data and its seed. The number of members that train together
-    and the devices change it at most by rounding. Members that decide on a freeze schedule (`ZooConfig.rule`) train all
-    at once; the schedule is stored in the folder.
+    and the devices change it at most by rounding. Members with a freeze rule (`ZooConfig.rule`) train all at once; the
+    schedule is stored in the folder.
 
     Args:
       network: a `Network` with an `init`; or a `ZooConfig`, which defines everything except the seeds.
@@ -239,7 +239,7 @@ def train_together(
             epochs = config.recipe.epochs
             scheduler = FreezeScheduler(config.rule, epochs, network, dataset, folder, devices, max_device_memory)
             scheduler.check(max(stored.epoch() for stored in members))
-            if not scheduler.finished():  # all members decide together, so they continue after a common epoch
+            if not scheduler.finished():  # the rule needs all members, so they continue after a common epoch
                 common = set.intersection(*({0, *job.stored.epochs()} for job in jobs))
                 for job in jobs:
                     job.start = max(common)
@@ -271,7 +271,7 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
     if len(configs) > 1:
         raise InputError("groups: got configurations that differ in more than labels, expected equal ones")
     if len(groups) > 1 and groups[0].config.rule is not None:
-        raise InputError(f"groups: got {len(groups)} that decide on one freeze schedule, expected one")
+        raise InputError(f"groups: got {len(groups)} with a freeze rule, expected one")
     if len({group.path for group in groups}) < len(groups):
         raise InputError("groups: got two with one folder, expected a folder for each")
     return tuple(sorted(set(integers("keep", keep, 0, groups[0].config.recipe.epochs)))), configs.pop()

@@ -145,7 +145,7 @@ def centered(moments):
 
 
 def centered_neurons(moments):
-    """Return `centered`, with neurons at rounding level set to 0, as in `channels.center`."""
+    """Return `centered`, with neurons at rounding level set to 0, as in `channels.subtract_mean`."""
     *sides, samples = centered(moments)
     sides = ((zero_rounding(x, (jnp.sqrt(samples) * jnp.abs(mean))[None]), mean) for x, mean in sides)
     return *sides, samples
