@@ -121,8 +121,12 @@ def test_chance():
     rng = np.random.default_rng(0)
     x, y = np.float32(rng.normal(size=(2, 300, 8)))
     assert symjax.mutual_knn(x, y) == pytest.approx(10 / 299, abs=0.01)
+    assert symjax.knn_jaccard(x, y, 60) == pytest.approx(60 / (2 * 299 - 60), rel=0.05)
     assert symjax.information_imbalance(x, y) == pytest.approx(1, abs=0.1)
     assert symjax.cycle_knn(x, y) == pytest.approx(1 - (1 - 10 / 299) ** 10, abs=0.06)
+    wide = np.float32(rng.normal(size=(2, 300, 100)))
+    bound = 1 - (1 - 35 / 299) ** 35
+    assert symjax.cycle_knn(*wide, 35) < bound - 0.1 < symjax.cycle_knn(x[:, :1], y[:, :1], 35) < bound + 0.02
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -73,7 +73,7 @@ def embed(narrow: Network, members: Any, wide: Network, like: Any, *, data: Any 
     ]
     change = max(float(np.abs(a - b).max() / (np.abs(a).max() or 1)) for a, b in zip(*outputs, strict=True))
     if not change <= TOLERANCE:
-        expected = "a function that does not depend on the number of channels, as a layer norm does"
+        expected = "one without operations over channels, such as layer norm"
         raise InputError(
             f"narrow: got a network whose outputs change by {change:.1e} with more channels, expected {expected}"
         )

@@ -29,8 +29,8 @@ def cka(
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
             default float, half precisions float32).
         estimator: estimator of HSIC (see `hsic`). "song" is unbiased and near 0 for independent data. "gretton" is
-            biased, as in Kornblith et al., and tends to 1 with growing p / n and q / n; so does "lange", more slowly.
-            For independent Gaussian data with n = 50 and p = q = 5000 they give -.03, .99 and .66.
+            biased, as in Kornblith et al.: about p / (n + p) for independent standard normal data with p = q. "lange"
+            is biased less: p / (n^2 + p). With n = 50 and p = q = 5000 they give -.03, .99 and .66.
         kernel: "linear", K = X X'; or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 s^2)), where s^2 is `bandwidth`^2 times the
             median of |x_i - x_j|^2 over all pairs of different examples, for x and y separately. Distances are computed
             from inner products. Where these would lose the digits, as for examples in distant clusters, they are
@@ -173,8 +173,8 @@ def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=s
     )
 
 
-def _biased(name, reference, least):
-    notes = {"bias": "tends to 1 with growing p / n", "use": "comparison with published values"}
+def _biased(name, reference, least, bias):
+    notes = {"bias": f"{bias} for independent normal data with p = q", "use": "comparison with published values"}
     fn, parts = (partial(function, estimator=name) for function in (cka, split))
     return _similarity(f"cka_{name}", fn, reference, least, split=parts, **notes)
 
@@ -187,8 +187,8 @@ _NOTES = {
 
 MEASURES = (
     _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5", title="CKA", **_NOTES),
-    _biased("gretton", _KORNBLITH, 0.0),
-    _biased("lange", f"{_KORNBLITH}; Lange et al. 2023", -1.0),
+    _biased("gretton", _KORNBLITH, 0.0, "about p / (n + p)"),
+    _biased("lange", f"{_KORNBLITH}; Lange et al. 2023", -1.0, "about p / (n^2 + p)"),
     _similarity(
         "cka_rbf",
         partial(cka, kernel="rbf"),

@@ -140,7 +140,7 @@ MEASURES = (
     _measure(
         "linear_predictivity",
         linear_predictivity,
-        "negative for independent data, about -p / (m - p), m = n (k - 1) / k",
+        "negative for independent data, about -p / (m - p), m = n (k - 1) / k > p",
     ),
     _measure(
         "ridge_predictivity",

@@ -232,7 +232,7 @@ MEASURES = (
         split=partial(split_procrustes, similarity=True),
         title="$G_{\\mathrm{ReLU}}$-Procrustes",
         cost="n p once, n p q + p^3 a pair",
-        bias="grows with log(p) / n, and with the means of neurons, which are not subtracted",
+        bias="grows with log(p) / n, with means, which stay, and with max(p, q) / min(p, q)",
         use="single neurons up to the symmetries of ReLU",
         **_PROCRUSTES,
     ),
