@@ -423,7 +423,7 @@ def unbiased_cka_that_is_biased():
     """Unbiased CKA that is biased
 
     `cka_base` of the package ckatorch 1.0.3 takes `unbiased` and `method`, and says that the method, "fro_norm" or
-    "hsic", does not influence the output. With "hsic" it computes the biased estimator, whatever `unbiased` says. Here
+    "hsic", does not influence the output. With "hsic" it computes the biased estimator for any `unbiased`. Here
     x and y are independent, 40 examples of 60 and 50 neurons.
     """
     rng = np.random.default_rng(0)
