@@ -5,7 +5,7 @@ import sys
 from experiments import registry
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if sys.argv[1:] not in ([], ["-h"], ["--help"]):
         sys.exit(f"error: got {' '.join(sys.argv[1:])}, expected no arguments; a command is python -m experiments.NAME")
     commands = registry.commands()
     width = max(map(len, commands))

@@ -67,7 +67,9 @@ class Comparison:
     def __repr__(self) -> str:
         a, b = (self.table[column].nunique() for column in ("layer_a", "layer_b"))
         measures = ", ".join(self.table.measure.unique())
-        sides = ", ".join(f"{name}: {count} layers" for name, count in zip(self.names, (a, b), strict=True))
+        sides = ", ".join(
+            f"{name}: {count} layer{'s' * (count > 1)}" for name, count in zip(self.names, (a, b), strict=True)
+        )
         return f"Comparison({sides}; {self.examples} examples; {measures})"
 
     def _repr_html_(self) -> str:
@@ -127,7 +129,7 @@ def compare(
       >>> a = {"relu1": rng.normal(size=(50, 4)), "relu2": rng.normal(size=(50, 3))}
       >>> result = symjax.compare(a, {"relu1": 2 * a["relu1"] + 1}, "cka")
       >>> result
-      Comparison(a: 2 layers, b: 1 layers; 50 examples; cka)
+      Comparison(a: 2 layers, b: 1 layer; 50 examples; cka)
       >>> bool(result.matrix("cka").loc["relu1", "relu1"] > 0.999)
       True
     """

@@ -38,9 +38,10 @@ def test_help_imports_no_heavy_library():
     assert completed.stderr.split("\n") == [""] * (len(COMMANDS) + 1)
 
 
-def test_the_list_of_commands_imports_none():
-    script = "import runpy, sys; runpy.run_module('experiments', run_name='__main__'); print('jax' in sys.modules)"
-    _, _, *lines, has_jax = run(script).stdout.splitlines()
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_the_list_of_commands_imports_none(arguments):
+    script = f"import runpy, sys; sys.argv[1:] = {arguments}; runpy.run_module('experiments', run_name='__main__')"
+    _, _, *lines, has_jax = run(f"{script}; print('jax' in sys.modules)").stdout.splitlines()
     assert has_jax == "False"
     assert [line.split()[0] for line in lines] == sorted(COMMANDS) and all(len(line.split()) > 3 for line in lines)
 

@@ -72,7 +72,7 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="p
     if not ridge and len(x) - len(x) // count <= widest + 1:
         warn_user(
             f"{len(x)} samples of {widest} features: least squares fits the samples of all folds but one exactly, "
-            "whatever the data; ridge= makes the fit regular",
+            "whatever the data; set ridge",
             FewExamplesWarning,
         )
     values = [_r_squared(*direction, labels, ridge, count, ridge > 0) for direction in directions]
