@@ -154,7 +154,7 @@ X, Y = vectors()
         ({"loss": closeness}, r"loss: got float32\[7\] for 7 examples, expected a number"),
         ({"loss": "mse"}, "loss: got 'mse', expected a function"),
         ({"validation": 0.0}, "validation: "),
-        ({"batch_size": 100}, "batch_size: got 100, expected at most .* training images, 48"),
+        ({"batch_size": 100}, "batch_size: got 100, expected at most 48, the number of training"),
         ({"epoch": 3}, "epoch: got an unknown option, expected one of epochs, batch_size"),
         ({"b": of_nnx(partial(CNN, 3, 1), 0, (8, 8, 1))}, r"points: got features of shapes \(4,\) at relu1 of linear"),
     ],

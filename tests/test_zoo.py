@@ -96,7 +96,7 @@ def test_bad_sizes_leave_no_folder(tmp_path):
     whole = build(source, validation=0.0, train_size=None, test_size=None, seed=0)
     with pytest.raises(InputError, match="validation: .*without validation images"):
         train(tmp_path / "a", dataset=whole)
-    with pytest.raises(InputError, match="batch_size: got 33, expected at most 32, the number of training images"):
+    with pytest.raises(InputError, match="batch_size: got 33, expected at most 32, the number of training examples"):
         train(tmp_path / "a", config=ZooConfig("stripes", "tiny", recipe=Recipe(batch_size=33)))
     with pytest.raises(InputError, match=r"image_size: got 8, expected a size that fits deep"):
         train(tmp_path / "a", config=ZooConfig("stripes", "deep", recipe=CONFIG.recipe))

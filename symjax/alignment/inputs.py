@@ -85,7 +85,9 @@ def _is_member(treedef: Any, shapes: dict) -> bool:
 def _checked(name: str, tree: Any, treedef: Any, shapes: dict[str, tuple]) -> tuple[dict[str, Any], bool]:
     """Return the leaves of one network or of stacked ones by path, and whether networks are stacked."""
     if jax.tree.structure(tree) != treedef:
-        expected = "a member of the network" if _is_member(treedef, shapes) else "that of the network's parameters"
+        expected = (
+            "a member, as network.member returns" if _is_member(treedef, shapes) else "that of the network's parameters"
+        )
         if name == "members":
             expected += "; several are stacked: jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *members)"
         raise InputError(f"{name}: got another structure, expected {expected}")

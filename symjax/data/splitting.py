@@ -38,7 +38,7 @@ def build(
     _check_number("validation", validation, float)
     if not 0 <= validation < 1:
         raise InputError(
-            f"validation: got {checks.short(validation)}, expected a fraction of the training images in [0, 1)"
+            f"validation: got {checks.short(validation)}, expected a fraction of the training examples in [0, 1)"
         )
     _check_number("seed", seed, int)
     if not 0 <= seed < 2**32:

@@ -196,7 +196,9 @@ class Traced:
             arguments = [known[v] for v in program.reads]
         except KeyError:
             paths = [path for path, v in trace.members.items() if v in program.reads and v not in known]
-            raise InputError(f"member: got no array at {', '.join(paths)}, expected one at each path") from None
+            raise InputError(
+                f"member: got no array at {', '.join(paths)}, expected a member, as network.member returns"
+            ) from None
         return rewrite.evaluate(program.closed, arguments, self._form or default_execution().conv)
 
     def _program(self, trace: Trace, inputs: tuple, outputs: tuple) -> Program:

@@ -74,7 +74,7 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
         )
     if plan.config.batch_size > len(dataset.train):
         size, images = plan.config.batch_size, len(dataset.train)
-        raise InputError(f"batch_size: got {size}, expected at most the number of training images, {images}")
+        raise InputError(f"batch_size: got {size}, expected at most {images}, the number of training examples")
     if not len(dataset.validation):
         raise InputError("validation: got a data set without validation images, expected a fraction over 0")
 

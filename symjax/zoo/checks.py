@@ -56,7 +56,7 @@ def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
         raise InputError("validation: got a data set without validation images, expected a fraction over 0")
     if recipe.batch_size > len(dataset.train):
         size, most = recipe.batch_size, len(dataset.train)
-        raise InputError(f"batch_size: got {size}, expected at most {most}, the number of training images")
+        raise InputError(f"batch_size: got {size}, expected at most {most}, the number of training examples")
     if recipe.translate and recipe.translate >= min(dataset.example_shape[:2]):
         size = min(dataset.example_shape[:2])
         raise InputError(f"translate: got {recipe.translate}, expected less than the images' {size} pixels")
