@@ -10,6 +10,14 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_i
 CALLS = {"jit", "pjit", "closed_call", "core_call"}
 """Primitives that only call a jaxpr."""
 
+ELEMENTWISE = set(
+    "add add_any sub mul div rem max min pow exp exp2 log tanh sinh cosh tan sin cos asin acos atan atan2 asinh acosh "
+    "atanh logistic erf erfc erf_inv lgamma digamma rsqrt sqrt cbrt neg abs sign floor ceil round integer_pow "
+    "convert_element_type select_n stop_gradient name copy copy_p square gt lt ge le eq ne and or xor not is_finite "
+    "clamp optimization_barrier log1p expm1 nextafter reduce_precision real imag conj".split()
+)
+"""Primitives that act on each position of their operands alone."""
+
 REMATERIALIZATIONS = {"checkpoint", "remat", "remat2"}
 
 Variable = Any

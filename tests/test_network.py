@@ -192,6 +192,14 @@ def test_activations_alone():
     np.testing.assert_allclose(network.activation("hidden1")(x), jax.nn.gelu(x), rtol=1e-6)
 
 
+@pytest.mark.parametrize("activation", [jnp.round, jnp.arcsinh, jnp.arctan, lambda z: z % 1, jax.nn.celu])
+def test_activations_of_any_elementwise_operation(activation):
+    w, x = jnp.eye(3), jnp.linspace(-3, 3, 6).reshape(2, 3)
+    network = Network.from_function(lambda w, x: stitch_point(activation(x @ w), "hidden"), w, example=x)
+    np.testing.assert_array_equal(network.pre_activation(network.member(w), x, "hidden"), x @ w)
+    np.testing.assert_allclose(network.activation("hidden")(x), activation(x), rtol=1e-6)
+
+
 def test_several_inputs_and_outputs():
     def apply(variables, x):
         images, context = x

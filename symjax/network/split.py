@@ -13,14 +13,10 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 
 from symjax.errors import InputError
-from symjax.jaxprs import Variable, equations, is_variable
+from symjax.jaxprs import ELEMENTWISE, Variable, equations, is_variable
 from symjax.network.naming import SUBMODULE
 
-ELEMENTWISE = set(
-    "add sub mul div max min pow exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv rsqrt sqrt cbrt neg abs sign "
-    "integer_pow square convert_element_type select_n stop_gradient copy sin cos tan atan2 sinh cosh asinh gt lt ge "
-    "le eq ne and or not is_finite clamp optimization_barrier custom_jvp_call custom_vjp_call".split()
-)
+IN_ACTIVATIONS = ELEMENTWISE | {"broadcast_in_dim", "custom_jvp_call", "custom_vjp_call"}
 """The operations of which an activation may consist."""
 
 
@@ -183,7 +179,7 @@ class Trace:
             last = max(frontier, key=lambda v: self.producers.get(v, -1))
             i = self.producers.get(last)
             equation = None if i is None else self.jaxpr.eqns[i]
-            if equation is None or equation.primitive.name not in ELEMENTWISE | {"name", "broadcast_in_dim"}:
+            if equation is None or equation.primitive.name not in IN_ACTIVATIONS:
                 return earliest
             reads = [v for v in equation.invars if is_variable(v)]
             if not all(self._is_constant(v) or v.aval.shape == last.aval.shape for v in reads):

@@ -34,13 +34,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 from symjax.groups.discovery.arrays import LabelArrays
+from symjax.jaxprs import ELEMENTWISE
 
-ELEMENTWISE = set(
-    "add add_any sub mul div rem max min pow exp exp2 log tanh sinh cosh tan sin cos asin acos atan atan2 asinh acosh "
-    "atanh logistic erf erfc erf_inv lgamma digamma rsqrt sqrt cbrt neg abs sign floor ceil round integer_pow "
-    "convert_element_type select_n stop_gradient name copy copy_p square gt lt ge le eq ne and or xor not is_finite "
-    "clamp optimization_barrier log1p expm1 nextafter reduce_precision real imag conj".split()
-)
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
 
 
