@@ -60,14 +60,16 @@ def test_float64_to_full_precision(form):
 
 
 def test_independent_data():
-    """The biased estimators tend to 1 for independent data; "song" does not."""
+    """The biased estimators are near p / (n + p) and p / (n^2 + p) for independent data, "song" near 0."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50, 5000)).astype(np.float32)
     for estimator in ESTIMATORS:
         np.testing.assert_allclose(cka(x, y, estimator), ratio(linear(x), linear(y), estimator), atol=2e-6)
     deviation = np.sqrt(2) / 50  # of a correlation over n (n - 1) / 2 pairs
     assert abs(cka(x, y)) < 3 * deviation
-    assert abs(cka(x, y, "gretton") - 0.99) < 0.005 and abs(cka(x, y, "lange") - 0.66) < 0.005
+    assert abs(cka(x, y, "gretton") - 5000 / 5050) < 0.005 and abs(cka(x, y, "lange") - 5000 / 7500) < 0.015
+    assert abs(np.mean([cka(*rng.normal(size=(2, 50, 500)), "gretton") for _ in range(10)]) - 500 / 550) < 0.005
+    assert abs(np.mean([cka(*rng.normal(size=(2, 50, 500)), "lange") for _ in range(10)]) - 500 / 3000) < 0.03
     values = [float(cka(*rng.normal(size=(2, 10, 100)).astype(np.float32))) for _ in range(100)]
     assert min(values) < 0 and abs(np.mean(values)) < 3 * np.std(values) / 10  # negative ones are not clipped
 

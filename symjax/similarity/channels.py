@@ -102,12 +102,9 @@ def centered(x):
     return subtract_mean(x)[0]
 
 
-def zero_rounding(x, size, axes=(0,)):
-    """Set `x` to 0 where its norm over `axes` is at the rounding level of data of norm `size`.
-
-    `size` has the axes with length 1.
-    """
-    return jnp.where(norms(lax.stop_gradient(x), axes) <= _noise(x) * lax.stop_gradient(size), 0, x)
+def zero_rounding(x, size):
+    """Set channels of `x` to 0 whose norm over axis 0 is at the rounding level of data of norm `size` (1, ...)."""
+    return jnp.where(norms(lax.stop_gradient(x)) <= _noise(x) * lax.stop_gradient(size), 0, x)
 
 
 def norms(x, axes=(0,)):

@@ -8,7 +8,7 @@ With H = 1 - 11'/n and symmetric kernel matrices K, L (n, n):
               (sum K L + sum K sum L / ((n - 1)(n - 2)) - 2 / (n - 2) <K 1, L 1>) / (n (n - 3)), with zero diagonals.
     lange     as song, with H K H after setting its diagonal to zero in place of U(K): center, then remove the diagonal,
               as in the code of Lange et al. 2023. Biased: centering spreads the diagonal over the other entries, which
-              matters with many more features than examples.
+              matters unless there are far fewer than n^2 features.
 
 Centering first has two advantages. It is done once per representation and not per pair, and the published sum of three
 large terms that nearly cancel is never computed. For kernel matrices that are already centered, H K H = K, all three

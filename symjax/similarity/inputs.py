@@ -140,13 +140,13 @@ def enlarge(x, size, axes=(1, 2)):
     return x
 
 
-def as_maps(x, name="x", **options):
+def as_maps(x, **options):
     """Return `x` as maps (n, h, w, c); a matrix (n, d) becomes maps of one pixel, (n, 1, 1, d).
 
     Raises:
         InputError: as `representation`, which takes the same options.
     """
-    return _one_pixel(representation(x, name, **options))
+    return _one_pixel(representation(x, **options))
 
 
 def as_map_pair(x, y, **options):

@@ -19,7 +19,6 @@ from symjax.stitching.fit import pair_moments
 from symjax.stitching.matching import matched
 from symjax.stitching.plan import FitConfig, Plan
 from symjax.stitching.stitched import Pair, Stitch
-from symjax.training.evaluation import pad_batches
 
 KINDS = ("matched", "identity")
 BATCH = 32
@@ -167,6 +166,8 @@ def _moments(members: zoo.Zoo, transformed: Member, dataset: Dataset, points: tu
     return run(Pair(members.members, transformed), shared)
 
 
-def _matching_batches(dataset: Dataset, images: int) -> jax.Array | np.ndarray:
-    batches = pad_batches(dataset.train, BATCH).images
-    return batches[: max(1, min(images, len(dataset.train)) // batches.shape[1])]
+def _matching_batches(dataset: Dataset, images: int) -> np.ndarray:
+    batch = min(BATCH, len(dataset.train))
+    count = max(1, min(images, len(dataset.train)) // batch)
+    inputs = dataset.train.images[: count * batch]
+    return inputs.reshape(count, batch, *inputs.shape[1:])
