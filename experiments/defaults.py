@@ -11,6 +11,7 @@ from symjax import data
 from symjax.data.dataset import AUGMENTATION
 from symjax.data.text import is_text
 from symjax.imports import is_import_name
+from symjax.models import MODELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ DATASET_DEFAULTS["text"] = DatasetDefaults(width=64, epochs=8, learning_rate=1e-
 TRANSFORMER = {"weight_decay": 3e-2, "optimizer": "adamw", "schedule": "cosine", "warmup": 0.1}
 TRANSFORMER_DEFAULTS = {
     "digits": {"width": 32, "epochs": 20, "learning_rate": 3e-3},
+    "text": {"learning_rate": 3e-3},
     None: {"learning_rate": 5e-4},
 }
 MODEL_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
@@ -57,7 +59,7 @@ def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     defaults = DATASET_DEFAULTS.get(name, DatasetDefaults())
     if is_import_name(model):
         return dataclasses.replace(defaults, width=None)
-    if not model.startswith("cct"):
+    if model not in MODELS or "heads" not in MODELS[model].defaults:
         return dataclasses.replace(defaults, **MODEL_DEFAULTS.get((name, model), {}))
     transformer = TRANSFORMER_DEFAULTS.get(name, TRANSFORMER_DEFAULTS[None])
     return dataclasses.replace(defaults, **TRANSFORMER, **transformer)
