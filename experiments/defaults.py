@@ -11,7 +11,6 @@ from symjax import data
 from symjax.data.dataset import AUGMENTATION
 from symjax.data.text import is_text
 from symjax.imports import is_import_name
-from symjax.models import MODELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +50,8 @@ MODEL_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     """Return the default settings for a data set and a model; a model that the user provides has no default width."""
+    from symjax.models import MODELS  # imported here for a fast --help
+
     name = data.resolve_name(dataset)
     if is_text(name):
         name = "text"
