@@ -40,6 +40,7 @@ DATASET_DEFAULTS["text"] = DatasetDefaults(width=64, epochs=8, learning_rate=1e-
 TRANSFORMER = {"weight_decay": 3e-2, "optimizer": "adamw", "schedule": "cosine", "warmup": 0.1}
 TRANSFORMER_DEFAULTS = {
     "digits": {"width": 32, "epochs": 20, "learning_rate": 3e-3},
+    "text": {"learning_rate": 3e-3},
     None: {"learning_rate": 5e-4},
 }
 MODEL_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
@@ -49,6 +50,8 @@ MODEL_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
 
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     """Return the default settings for a data set and a model; a model that the user provides has no default width."""
+    from symjax.models import MODELS  # imported here for a fast --help
+
     name = data.resolve_name(dataset)
     if is_text(name):
         name = "text"
@@ -57,7 +60,7 @@ def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     defaults = DATASET_DEFAULTS.get(name, DatasetDefaults())
     if is_import_name(model):
         return dataclasses.replace(defaults, width=None)
-    if not model.startswith("cct"):
+    if model not in MODELS or "heads" not in MODELS[model].defaults:
         return dataclasses.replace(defaults, **MODEL_DEFAULTS.get((name, model), {}))
     transformer = TRANSFORMER_DEFAULTS.get(name, TRANSFORMER_DEFAULTS[None])
     return dataclasses.replace(defaults, **TRANSFORMER, **transformer)

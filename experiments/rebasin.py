@@ -63,7 +63,7 @@ WITHOUT_FEATURES = (
 class Settings(ZooSettings):
     model: str = "mlp"
     """A name of symjax.models.MODELS, or package.module:build. The published figures are of mlp, vgg11, vgg11_bn,
-    resnet20 and resnet20_ln."""
+    resnet20, resnet20_ln and gpt."""
     methods: Annotated[str | None, optional("NAMES", "weights, and activations if stitch points hold channels")] = None
     """Comma-separated methods of matching: weights, activations, both, straight_through, sinkhorn."""
     groups: str = "permutation,scaled_permutation"

@@ -39,6 +39,16 @@ PUBLISHED = {
             "CIFAR-10, VGG16": (0.10, 0.10, 0.57, 0.11, 0.62),
         },
     ),
+    "Theus et al. 2025, transformers, barrier of the test loss": PublishedTable(
+        ("naive", "activations", "weights", "learned, permutations", "learned, all groups"),
+        {
+            "CIFAR-10, ViT": (1.69, 1.27, 0.36, 0.45, 0),
+            "CIFAR-100, ViT": (2.46, 2.11, 0.69, 0.53, 0),
+            "Tiny ImageNet, ViT": (2.84, 1.86, 0.47, 0.29, 0),
+            "Tiny Shakespeare, GPT-2": (2.02, 1.43, 0.34, 0.63, 0.02),
+            "BookCorpus, GPT-2": (4.34, 4.05, 1.56, 1.60, 0.42),
+        },
+    ),
 }
 PAIR = ["model_a", "model_b"]
 LINE = ["alignment", "statistics"]

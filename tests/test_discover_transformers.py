@@ -25,6 +25,9 @@ def test_spaces_of_a_transformer():
     assert groups.count("general_linear") == 2 * 2 * 2  # query-key and value-output, of two heads, in two blocks
     assert groups.count("positive_monomial") == 1  # of the tokenizer
     assert symmetry.spaces["block1"].size == 8 and symmetry.spaces_at("block2") == ("block1",)
+    # The stream lies on the kernels (stream, heads, channels) of all heads, and is no part of a head.
+    families = {part for space in symmetry.spaces.values() for family in space.families for part in family}
+    assert len(families) == 8 and "block1" not in families
 
 
 # --- planted networks ---

@@ -119,9 +119,9 @@ def test_planted_elements_are_recovered(case, group, symmetries):
 def tiny(name):
     """Options of a small network of each kind, and inputs."""
     defaults, rng = MODELS[name].defaults, np.random.default_rng(0)
-    if "cell" in defaults:
-        example = jax.ShapeDtypeStruct((2, 6), jnp.int32)
-        return {"width": 4, "embedding": 3, "classes": 5, "example": example}, rng.integers(0, 5, (2, 6))
+    if "channels" not in defaults:  # tokens
+        options = {"width": 4, "embedding": 3} if "cell" in defaults else {"width": 8, "layers": 1, "length": 6}
+        return {**options, "classes": 5, "example": jax.ShapeDtypeStruct((2, 6), jnp.int32)}, rng.integers(0, 5, (2, 6))
     options = {"width": 2, "image_size": 32, "classes": 3}
     if "blocks" in defaults:
         options |= {"width": 3, "blocks": tuple(1 for _ in defaults["blocks"])}

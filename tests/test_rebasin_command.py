@@ -143,3 +143,17 @@ def test_language_models(capsys):
     with pytest.raises(SystemExit):
         run("--methods", "activations")
     assert "error: --methods: got one that compares features, expected 'weights'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_transformers_on_text(capsys):
+    """Blocks hold the channels of the stream, so that features are compared; b keeps its function."""
+    words = "--dataset text --model gpt --width 8 --seeds 3 --epochs 1 --train-size 64 --test-size 40 --ts 3".split()
+    words += ["--model-options", "layers=1,heads=2", "--groups", "permutation,largest", "--out", "run"]
+    run_command(experiments.rebasin.main, experiments.rebasin.Settings, words)
+    assert "do not apply" not in capsys.readouterr().out
+    assert set(files.read_csv("run/merged.csv").method) == {"none", "universe", "many", "cca"}
+    rows = files.read_csv("run/results.csv")
+    ends = rows[rows.t == 1].groupby(["model_a", "model_b"]).test_loss
+    assert set(rows.method) == {"none", "weights", "activations"} and (ends.max() - ends.min() < 1e-4).all()
+    assert files.read_csv("run/gains.csv").groupby("space").gain.max()["block1"] > 0

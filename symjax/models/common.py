@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from symjax.checks import short
+from symjax.checks import integer, short
 from symjax.errors import InputError
 
 # Normal distributions truncated at two standard deviations, with the variances of Flax after truncation.
@@ -38,6 +38,29 @@ def images(x: jax.Array, channels: int, dtype) -> jax.Array:
         given = short(x) if shape is None else f"{x.dtype}{list(shape)}"
         raise InputError(f"x: got {given}, expected images (examples, height, width, {channels})")
     return x.astype(dtype)
+
+
+def tokens(x: jax.Array) -> jax.Array:
+    """Return tokens (examples, length), integers; raise an InputError for anything else."""
+    shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", None)
+    if len(shape) != 2 or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        given = short(x) if dtype is None else f"{dtype}{list(shape)}"
+        raise InputError(f"x: got {given}, expected tokens (examples, length), integers")
+    return x
+
+
+def vocabulary_size(classes: int | None) -> int:
+    """Return the number of classes of a language model; raise an InputError if the data have no classes."""
+    if classes is None:
+        raise InputError(
+            "classes: got none, expected the size of the vocabulary, from data with a class for each position"
+        )
+    return integer("classes", classes, 1, 2**20)
+
+
+def look_up(table: jax.Array, x: jax.Array) -> jax.Array:
+    """Return the rows of a table for tokens; NaN for tokens outside of the vocabulary, which indexing would clamp."""
+    return table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def at_least_float32(dtype):

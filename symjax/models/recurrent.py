@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from symjax.checks import flag, integer, one_of, scalar, short
-from symjax.errors import InputError
-from symjax.models.common import at_least_float32, dropout_layer
+from symjax.checks import flag, integer, one_of, scalar
+from symjax.models.common import at_least_float32, dropout_layer, look_up, tokens, vocabulary_size
 from symjax.models.registry import register
 from symjax.network.naming import stitch_point
 
@@ -95,11 +94,7 @@ class LanguageModel(nnx.Module):
         one_of("cell", cell, CELLS)
         layers, width = integer("layers", layers, 1, MAX_LAYERS), integer("width", width, 1, 2**20)
         embedding = width if embedding is None else integer("embedding", embedding, 1, 2**20)
-        if classes is None:
-            raise InputError(
-                "classes: got none, expected the size of the vocabulary, from data with a class for each position"
-            )
-        classes = integer("classes", classes, 1, 2**20)
+        classes = vocabulary_size(classes)
         rates = {"dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout}
         rates |= {"embedding_dropout": embedding_dropout, "weight_dropout": weight_dropout}
         for name, rate in rates.items():
@@ -119,14 +114,8 @@ class LanguageModel(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", None)
-        if len(shape) != 2 or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
-            given = short(x) if dtype is None else f"{dtype}{list(shape)}"
-            raise InputError(f"x: got {given}, expected tokens (examples, length), integers")
-        table = self.embedding_dropout(self.embedding.embedding[...])
-        # NaN for tokens outside of the vocabulary; ordinary indexing would clamp them.
-        lookup = table.astype(self.dtype).at[x]
-        x = self.locked_dropout[0](lookup.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
+        x, table = tokens(x), self.embedding_dropout(self.embedding.embedding[...])
+        x = self.locked_dropout[0](look_up(table.astype(self.dtype), x))
         for i, (layer, drop) in enumerate(zip(self.layers, list(self.locked_dropout)[1:], strict=True)):
             x = drop(stitch_point(layer(x), f"layer{i + 1}"))
         logits = self.embedding.attend(x) if self.decoder is None else self.decoder(x)

@@ -39,6 +39,8 @@ class CandidateSpace:
       start: the first use in the program, by which candidates are sorted.
       name: unique name.
       families: for a space that permutes parts, the names of the parts: one tuple per kind.
+      shared: for a space that permutes parts, the spaces that act alike on all parts, such as the stream on the kernels
+        (stream, heads, channels) of all heads.
       consistent: whether all parts have equal sizes.
     """
 
@@ -50,6 +52,7 @@ class CandidateSpace:
     start: tuple
     name: str = ""
     families: tuple = ()
+    shared: tuple = ()
     consistent: bool = True
 
 
@@ -122,7 +125,8 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
 
 
 def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
-    """Return the candidates without those that share positions with others, except q/heads with its parts q, q/2, ...
+    """Return the candidates without those that share positions with others, except q/heads with its parts q, q/2, ...,
+    and with spaces that act alike on all parts.
 
     Spaces that permute parts come last.
     """
@@ -136,7 +140,7 @@ def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
         moved = {(path, axis, p) for path, axis, _, p in places}
         fixed = {(a.path, *pair) for a in candidate.axes for pair in a.index}
         conflicts = [acting_at[place] for place in (*places, *fixed)] + [indexing_at[place] for place in moved]
-        parts = {part for family in candidate.families for part in family}
+        parts = {part for family in candidate.families for part in family} | {other.name for other in candidate.shared}
         trivial = candidate.families and candidate.size == 1
         if not trivial and set().union(*conflicts) <= parts <= {other.name for other in independent}:
             independent.append(candidate)
@@ -175,10 +179,12 @@ def _families(candidates, owner, parents):
     children = defaultdict(lambda: defaultdict(list))
     for candidate in candidates:
         above = [{p for p in parents.get(c, ()) if p in owner} for c in owner if owner[c][0] is candidate]
-        common = set.intersection(*above) if above else set()
-        for p in common:
-            parent, i = owner[p]
-            children[id(parent)][i].append(candidate)
+        common = [owner[p] for p in set.intersection(*above)] if above else []
+        for parent, i in common:
+            if sum(other is parent for other, _ in common) == 1:
+                children[id(parent)][i].append(candidate)
+            elif candidate not in parent.shared:
+                parent.shared += (candidate,)
     for candidate in candidates:
         if parts_at := children.get(id(candidate)):
             counts = {tuple(kid.size for kid in parts_at.get(i, ())) for i in range(candidate.size)}

@@ -25,6 +25,8 @@ class Probe:
         self.real = [is_real(leaf) for leaf in self._values]
         if not any(self.real):
             raise InputError("params: got no floating-point array, expected at least one")
+        scales = [leaf.std() for leaf in self._values if is_real(leaf) and leaf.size and leaf.std()]
+        self._scale = np.median(scales) if scales else 1.0
         data, structure = jax.tree.flatten(x)
 
         def flat(*leaves):
@@ -89,7 +91,9 @@ class Probe:
 
         So do arrays of more dimensions while `signed` is false.
         """
-        if not leaf.size or leaf.min() < 0 or not leaf.max():
+        if not leaf.any():  # at the scale of the others: large biases would hide the effect of small kernels
+            return leaf + 0.3 * self._scale * self.rng.normal(size=leaf.shape)
+        if leaf.min() < 0:
             return leaf + 0.3 * self._noise(leaf)
         leaf = leaf + 0.3 * np.abs(self.rng.normal(size=leaf.shape))
         return leaf * self.rng.choice([-1, 1], leaf.shape) if self.signed and leaf.ndim > 1 else leaf
