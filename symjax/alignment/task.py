@@ -28,7 +28,8 @@ class MatchInfo(NamedTuple):
         and after the assignments, (sweeps + 1,), NumPy float64; never increasing. Pairs that converge earlier keep
         their last value.
       converged: whether a sweep changed nothing before `MAX_SWEEPS`, and the balancing of scales converged.
-      gain: {space: cosine between its parameters in a and in the aligned b, minus that before the alignment}.
+      gain: {space: cosine between its parameters in a and in the aligned b, minus that before the alignment}, in
+        network order.
       restart: which restart has the smallest objective, 0 being the first. For "activations", which assigns spaces at
         stitch points exactly, it is the restart of the other spaces.
     """
