@@ -150,7 +150,8 @@ def main(settings: Settings) -> Summary:
             x="sweep",
             y="share",
             xlabel="sweep",
-            ylabel="objective / its start",
+            ylabel="objective / its first value",
+            sharey=False,
             **options,
         )
         plots.mean_curves(

@@ -111,8 +111,8 @@ def merged_table(merged: pd.DataFrame) -> pd.DataFrame:
 def conclusion(rows: pd.DataFrame) -> str:
     """Return the effect of matching, and whether scales help, with intervals over pairs."""
     lines = per_line(rows)
-    naive, ends = lines[(lines.alignment == "naive") & (lines.statistics == "interpolated")], lines.ends.mean()
-    text = f"Test accuracy: {ends:.1f} % at the ends, in the middle {naive.midpoint.mean():.1f} % before matching"
+    naive = lines[(lines.alignment == "naive") & (lines.statistics == "interpolated")][["ends", "midpoint"]].mean()
+    text = f"Test accuracy: {naive.ends:.1f} % at the ends, in the middle {naive.midpoint:.1f} % before matching"
     best = lines[lines.alignment != "naive"].groupby(LINE).midpoint.mean()
     text += f" and {best.max():.1f} % after it ({best.idxmax()[0]}{CORRECTIONS[best.idxmax()[1]]})."
     parts = []

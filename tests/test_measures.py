@@ -108,10 +108,10 @@ def test_invariance_is_as_claimed(measure, invariance, either):
     before = float(measure.fn(x, y))
     after = np.array([measure.fn(transform(invariance, x), y), measure.fn(x, transform(invariance, y))])
     change = np.abs(after - before)
-    if invariance in measure.invariances:
-        np.testing.assert_allclose(after, before, rtol=0, atol=HOLDS)
-    else:
-        assert np.nanmax(change) > FAILS  # of one side at least; the other may make the measure undefined
+    if (measure.name, invariance, x.ndim) == ("feature_sampled_cka", "positive_diagonal", 4):
+        assert np.isnan(change).tolist() == [True, False]  # few neurons carry all of the variance of the scaled x
+        change = change[1:]
+    assert change.max() < HOLDS if invariance in measure.invariances else change.max() > FAILS  # of one side at least
 
 
 @each
@@ -160,17 +160,17 @@ def test_heavy_tails_take_no_digits(measure):
             continue
         with jax.enable_x64(True):
             expected = float(measure.fn(np.float64(x), np.float64(y)))
+        if (measure.name, tails) == ("feature_sampled_cka", "pareto"):
+            assert np.isnan([value, expected]).all()  # few neurons carry all of the variance
+            continue
         error = HOLDS * max(1, abs(expected))
-        np.testing.assert_allclose(value, expected, rtol=0, atol=error)
-        if measure.symmetric:
-            np.testing.assert_allclose(measure.fn(y, x), value, rtol=0, atol=error)
-        if measure.name != "feature_sampled_cka":  # undefined: few neurons carry all of the variance
-            assert_within(value, measure.range)
+        assert abs(value - expected) < error
+        assert_within(value, measure.range)
+        assert not measure.symmetric or abs(float(measure.fn(y, x)) - value) < error
     x, y = heavy_tailed("cauchy")
     value = float(measure.fn(x, y))
     for invariance in measure.invariances:
-        moved, error = measure.fn(transform(invariance, x), y), HOLDS * max(1, abs(value))
-        np.testing.assert_allclose(moved, value, rtol=0, atol=error, err_msg=invariance)
+        assert abs(float(measure.fn(transform(invariance, x), y)) - value) < HOLDS * max(1, abs(value)), invariance
 
 
 def assert_within(value, ends):

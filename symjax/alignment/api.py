@@ -142,7 +142,9 @@ def match(
     element, info = _concatenated(results)
     if not (stacked_a or stacked_b):
         element, info = jax.tree.map(lambda value: value[0], (element, info))
-    return {name: jnp.asarray(matrix, jnp.result_type(float)) for name, matrix in element.items()}, info
+    names = [name for name in symmetry.spaces if name in element]  # in network order; `jax.tree.map` sorts them
+    info = info._replace(gain={name: info.gain[name] for name in names})
+    return {name: jnp.asarray(element[name], jnp.result_type(float)) for name in names}, info
 
 
 def _rows(leaf, rows):

@@ -24,10 +24,12 @@ class MatchInfo(NamedTuple):
     """How a `match` was found. For pairs of stacked networks all arrays have a leading axis of pairs.
 
     Attributes:
-      objective: the objective at the start and after each sweep, (sweeps + 1,), NumPy float64; never increasing. Pairs
-        that converge earlier keep their last value.
+      objective: the objective after the first assignment of each space and after each sweep, for "activations" before
+        and after the assignments, (sweeps + 1,), NumPy float64; never increasing. Pairs that converge earlier keep
+        their last value.
       converged: whether a sweep changed nothing before `MAX_SWEEPS`, and the balancing of scales converged.
-      gain: {space: cosine between its parameters in a and in the aligned b, minus that before the alignment}.
+      gain: {space: cosine between its parameters in a and in the aligned b, minus that before the alignment}, in
+        network order.
       restart: which restart has the smallest objective, 0 being the first. For "activations", which assigns spaces at
         stitch points exactly, it is the restart of the other spaces.
     """

@@ -35,5 +35,6 @@ def progress_bar(**options) -> tqdm:
 
 
 def warn(message: str) -> None:
-    """Print a warning on stderr, above a progress bar if there is one."""
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+    """Print a warning on stderr, above a progress bar if there is one on a terminal."""
+    write = tqdm.write if sys.stderr.isatty() else print  # `tqdm.write` would repeat the last line of a log
+    write(f"warning: {message}", file=sys.stderr)
