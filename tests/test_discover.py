@@ -254,6 +254,7 @@ def test_what_callers_may_get_wrong():
         (lambda: discover(lambda p, x: jnp.argmax(x @ p["w"]), LAYERS, INPUTS), "fn: got no floating-point"),
         (lambda: discover(fn, LAYERS, INPUTS[:0]), "fn: got no floating-point output for these inputs"),
         (lambda: discover(two_layers(lambda x: jnp.log(-jnp.abs(x))), LAYERS, INPUTS), "fn: got NaN"),
+        (lambda: discover(fn, LAYERS | {"b": np.full(6, np.inf)}, INPUTS), "fn: got NaN or infinite"),
     ):
         with pytest.raises(InputError, match=message):
             call()

@@ -2,7 +2,8 @@
 
 `evaluate` replaces the operations in `TABLE`. Replacements and their gradients equal those of the operations up to
 rounding, and work under `grad`, `vmap`, `lax.map`, `scan` and `shard_map`. Most define their gradients by
-`jax.custom_vjp`, so that forward-mode derivatives need the form "native".
+`jax.custom_vjp`. So forward-mode derivatives need the form "native", and so does `shard_map`, unless `check_vma` is
+false, for gradients of operations whose operands are not sharded over the same axes.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +84,10 @@ def _computed(values: Sequence[Any]) -> list[Any]:
 
 
 def _is_plain_convolution(equation) -> bool:
-    """Return whether it has one or two spatial axes, no groups, no dilation of the input and no negative padding."""
+    """Return whether it has one or two spatial axes, no groups, and no dilation of the input.
+
+    Padding is not negative, and less than a window.
+    """
     params, (x, kernel) = equation.params, (atom.aval for atom in equation.invars)
     spatial = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
     extents = [(taps - 1) * dilation for taps, dilation in zip(spatial, params["rhs_dilation"], strict=True)]

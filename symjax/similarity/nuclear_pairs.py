@@ -22,7 +22,7 @@ def on_host(dtype, devices) -> bool:
 
 
 def values(split, a, b, mask) -> np.ndarray:
-    """Return the values of the pairs in `mask` (k, l) of two stacks of `Prepared` at one map size; 0 elsewhere.
+    """Return values (k, l) for two stacks of `Prepared` at one map size; entries outside of `mask` are arbitrary.
 
     `SplitMeasure.nuclear` is true.
     """

@@ -25,8 +25,8 @@ class Probe:
         self.real = [is_real(leaf) for leaf in self._values]
         if not any(self.real):
             raise InputError("params: got no floating-point array, expected at least one")
-        scales = [leaf.std() for leaf in self._values if is_real(leaf) and leaf.size and leaf.std()]
-        self._scale = np.median(scales) if scales else 1.0
+        finite = [leaf for leaf in self._values if is_real(leaf) and leaf.size and np.isfinite(leaf).all()]
+        self._scale = np.median([deviation for deviation in map(np.std, finite) if deviation] or [1.0])
         data, structure = jax.tree.flatten(x)
 
         def flat(*leaves):

@@ -27,7 +27,7 @@ class Geometry(NamedTuple):
     """The static description of a convolution over two axes, rows and columns."""
 
     strides: tuple[int, int] = (1, 1)
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))  # zeros before and after; not negative
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))  # zeros before and after, less than a window
     dilation: tuple[int, int] = (1, 1)  # of the kernel
     precision: lax.PrecisionLike = None
 
