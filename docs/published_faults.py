@@ -66,7 +66,7 @@ def weighted(variates, x, correlations):
 
 
 def channel_products(x):
-    """<H_i^c, H_j^c> (examples, examples, channels), H being x with channels centered and at unit norm, dead ones 0."""
+    """<H_i^c, H_j^c> (examples, examples, channels); H is x with centered channels of unit norm, 0 if dead."""
     x = center(x)
     x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
     return x[:, None] * x

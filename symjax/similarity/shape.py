@@ -45,8 +45,7 @@ def shape_distance(x, y, *, alpha=1.0, center=True, samples="positions", layout=
         scaling, and with alpha 0 every invertible map. In between, as published, the scale of x matters: X is the sum
         of x with weight alpha and of orthonormal directions with weight 1 - alpha, so x should be scaled to a norm
         about 1 first. Directions of x at the level of rounding are left out by whitening; a `NumericalWarning` reports
-        those that may be more. The first derivative is exact; it holds Q
-        fixed.
+        those that may be more. The first derivative is exact; it holds Q fixed.
 
     Raises:
         InputError: wrong shapes, dtypes or numbers of examples; alpha not in [0, 1], or traced; unknown option;
